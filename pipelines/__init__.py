@@ -1,0 +1,85 @@
+"""Tasks that run: one module per task, `python -m pipelines.<task>`; bare `python -m pipelines` lists them.
+
+A pipeline is a module, not a class. It offers the names of the `Pipeline` protocol below, and every tool of the suite
+(search, export, tests, docs) reaches it through `get(task)`. Nothing here imports TensorFlow, so that listing and
+`--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from pipelines.config import BaseConfig, UsageError, nearest
+
+TASKS = ("image_classification",)
+
+
+class Data(NamedTuple):
+    """What `load_data` returns: three `tf.data` sets of raw examples, and what they told us.
+
+    `spec` is plain JSON (shapes, classes, normalization, counts): builders learn their sizes from it, and serving
+    works with it alone, without the data.
+    """
+
+    train: Any
+    validation: Any
+    test: Any
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A model builder that is imported when it is first called: `MODELS` stays a literal dict and costs nothing.
+
+    By the naming rule of the suite the builder in `models/resnet.py` is `resnet`; a file with several variants names
+    the one it means: `builder("models.recurrent", "gru")`.
+    """
+
+    module: str
+    attribute: str
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return getattr(importlib.import_module(self.module), self.attribute)
+
+    @property
+    def sizes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The published sizes of the file, `{}` where it has none."""
+        return getattr(importlib.import_module(self.module), "SIZES", {})
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def builder(module: str, attribute: str | None = None) -> Builder:
+    """Name a builder without importing it. `attribute` defaults to the last part of `module`."""
+    return Builder(module, attribute or module.rpartition(".")[2])
+
+
+class Pipeline(Protocol):
+    """The names every task module offers; mypy checks modules against this."""
+
+    Config: type[BaseConfig]
+    MODELS: Mapping[str, Builder]
+    OBJECTIVE: tuple[str, str]
+
+    def main(self, config: Any) -> Path:
+        """Train, evaluate, report; returns the finished run folder."""
+
+    def serving_fn(self, model: Any, config: Any, spec: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
+        """A function of raw inputs to named answers, and its input signature {name: tf.TensorSpec}."""
+
+
+def get(task: str) -> Pipeline:
+    """The module of a task.
+
+    Raises:
+        UsageError: no such task; the nearest name is suggested.
+    """
+    if task not in TASKS:
+        raise UsageError(f"Expected a task, one of {', '.join(TASKS)}.{nearest(task, TASKS)} Received: {task!r}")
+    return cast(Pipeline, importlib.import_module(f"pipelines.{task}"))
