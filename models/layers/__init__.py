@@ -1,0 +1,1 @@
+"""Shared layers: one file per mechanism, holding what two or more architectures need."""
