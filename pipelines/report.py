@@ -1,0 +1,158 @@
+"""The pictures and the model card of a run, written from its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def image_grid(images, titles: Sequence[str], path: Path, *, heading: str = "", columns: int = 8, wrong=()) -> Path:
+    """A grid of pictures with a title each.
+
+    Args:
+        images: uint8 pixels, (n, h, w, c) with 1 or 3 channels.
+        titles: n lines.
+        path: where the PNG goes.
+        wrong: indices whose title is red.
+    """
+    rows = max(1, math.ceil(len(images) / columns))
+    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.65 * rows + 0.5), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, image, title) in enumerate(zip(axes.flat, images, titles)):
+        grey = image.shape[-1] == 1
+        axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
+        axis.set_title(title, fontsize=8, color="firebrick" if i in wrong else "black")
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def curves(rows: Rows, path: Path, monitor: str, best_epoch: int | None = None) -> Path:
+    """Loss, the objective and the learning rate by epoch, on training (own batches) and validation."""
+    objective = monitor.removeprefix("val_")
+    names = [name for name in ("loss", objective) if name in rows[0]]
+    figure, axes = plt.subplots(1, len(names) + 1, figsize=(4.2 * (len(names) + 1), 3.4))
+    epochs = [row["epoch"] for row in rows]
+    for axis, name in zip(axes, names):
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in rows[0]:
+                axis.plot(epochs, [row[key] for row in rows], label=label, marker="." if len(rows) < 3 else None)
+        if best_epoch:
+            axis.axvline(best_epoch, color="grey", linewidth=0.8, linestyle=":", label="best epoch")
+        axis.set(title=name, xlabel="epoch")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    axes[-1].plot(epochs, [row["learning_rate"] for row in rows], color="grey")
+    axes[-1].set(title="learning rate", xlabel="epoch")
+    axes[-1].grid(alpha=0.25)
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def overlaid_curves(histories: Mapping[str, Rows], path: Path) -> Path:
+    """Validation loss and the other validation measures of several runs, a colour each."""
+    names: list[str] = []
+    for rows in histories.values():
+        names += [name for name in (rows[0] if rows else ()) if name.startswith("val_") and name not in names]
+    figure, axes = plt.subplots(1, max(1, len(names)), figsize=(5 * max(1, len(names)), 3.6), squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for run, rows in histories.items():
+            axis.plot([row["epoch"] for row in rows], [row.get(name, math.nan) for row in rows], label=run, marker=".")
+        axis.set(title=name, xlabel="epoch")
+        axis.grid(alpha=0.25)
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def confusion(labels, predictions, classes: Sequence[str], path: Path) -> Path:
+    """Confusion matrix on the test split: rows are true classes, columns are answers, counts in the cells."""
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+    matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
+    side = min(20.0, 3.2 + 0.42 * len(classes))
+    figure, axis = plt.subplots(figsize=(side, side))
+    numbers = len(classes) <= 30
+    display = ConfusionMatrixDisplay(matrix, display_labels=classes if numbers else None)
+    display.plot(ax=axis, include_values=numbers, cmap="Blues", colorbar=False, xticks_rotation="vertical")
+    right = matrix.trace() / max(1, matrix.sum())
+    axis.set(title=f"test split: {matrix.trace()} of {matrix.sum()} right ({right:.2%})")
+    return save(figure, path)
+
+
+def rate_sweep(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> Path:
+    """Smoothed loss against the learning rate of `--lr_find`, with the rate it chose."""
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    axis.semilogx(rates, losses)
+    axis.axvline(chosen, color="firebrick", linestyle=":", label=f"chosen: {chosen:g}")
+    axis.set(xlabel="learning rate", ylabel="smoothed training loss", title="learning-rate sweep")
+    axis.grid(alpha=0.25)
+    axis.legend()
+    return save(figure, path)
+
+
+def model_card(folder: Path, title: str, data: str, command: str) -> Path:
+    """`card.md`: what the model is, what it was trained on, how well it does, written from the run's files alone."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    spec: dict[str, Any] = json.loads((folder / "spec.json").read_text())
+    measures = [name for name in metrics["test"] if isinstance(metrics["test"][name], float)]
+    lines = [
+        f"# {title}",
+        "",
+        f"Trained with `{command}` on {data}.",
+        "",
+        "| measure | validation | test | baseline (test) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in measures:
+        cells = (metrics[part].get(name) for part in ("validation", "test", "baseline"))
+        lines.append(f"| {name} | " + " | ".join("" if c is None else f"{c:.4f}" for c in cells) + " |")
+    baseline = metrics["baseline"]
+    lines += [
+        "",
+        f"Baseline: {baseline['model']}, on the same split. Majority class: {baseline['majority_accuracy']:.4f}.",
+        "The test split was evaluated once, with the weights that were best on the validation split.",
+        "",
+        "## Data",
+        "",
+        f"- examples: {', '.join(f'{count} {part}' for part, count in spec['counts'].items())}",
+        f"- classes: {', '.join(map(str, spec['classes'][:50]))}{' …' if len(spec['classes']) > 50 else ''}",
+        f"- input: {' × '.join(map(str, spec['image_shape']))} pixels (height × width × channels)",
+        "",
+        "## Training",
+        "",
+        f"- {metrics['parameters']:,} parameters, {metrics['epochs']} epochs, {metrics['steps']} steps, "
+        f"{metrics['train_seconds']} s, best epoch {metrics['best_epoch']}",
+        f"- peak memory {metrics['peak_memory_mb']} MB",
+        f"- versions: {', '.join(f'{k} {v}' for k, v in metrics['versions'].items())}",
+        "",
+        "## Limits",
+        "",
+        "The figures hold for pictures like those of the test split. The model answers with one of its classes for any",
+        "picture, also for one that shows none of them; its probabilities are not calibrated.",
+        "",
+        "![curves](plots/curves.png)",
+        "![confusion](plots/confusion_matrix.png)",
+        "![most wrong](plots/most_wrong.png)",
+    ]
+    path = folder / "card.md"
+    path.write_text("\n".join(lines) + "\n")
+    return path
