@@ -2,8 +2,8 @@
 
     python -m pipelines.image_classification --model convnet
 
-The default model of the pipeline: 66,218 parameters for ten classes of grey images, and at least 98.5 % on the 8x8 digits
-in under 90 seconds of two cores. There is no single paper; the parts are named below.
+The default model of the pipeline: 66,218 parameters for ten classes of grey images, and at least 98.5 % on the 8x8
+digits in under 90 seconds of two cores. There is no single paper; the parts are named below.
 """
 
 import keras
@@ -52,7 +52,7 @@ def convnet(
         ValueError: an argument is not as described, or the image is smaller than 2 ** (len(widths) - 1) pixels.
 
     Reference: Simonyan and Zisserman 2015 (arXiv:1409.1556, section 2.3) for stacks of 3x3 kernels; Ioffe and Szegedy
-        2015, alg. 1, for the normalization; Lin et al. 2014, "Network in network", section 3.2, for the mean at the end.
+        2015, alg. 1, for the normalization; Lin et al. 2014, "Network in network", section 3.2, for the final mean.
     """
     widths = check_sizes("widths", widths)
     check_sizes("depth", depth)

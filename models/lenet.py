@@ -50,7 +50,8 @@ def lenet(
     Raises:
         ValueError: an argument is not as described, or the image is too small.
 
-    Reference: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", fig. 2.
+    Reference: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
+        fig. 2.
     """
     c1, c3 = check_sizes("filters", filters)
     c5, f6 = check_sizes("hidden_dims", hidden_dims)

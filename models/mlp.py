@@ -50,8 +50,8 @@ def mlp(
     Raises:
         ValueError: a shape, a width, a rate or the normalization is not as described.
 
-    Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors"; Cireşan et al.
-        2010, table 1.
+    Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors"; Cireşan et
+        al. 2010, table 1.
     """
     widths = check_sizes("hidden_dims", hidden_dims)
     check_choice("normalization", normalization, ("none", "batch", "layer"))

@@ -19,7 +19,7 @@ def conv_norm(
     initializer="he_normal",
     name: str,
 ):
-    """A convolution, its batch normalization and an activation, named `<name>_conv`, `<name>_bn`, `<name>_<activation>`.
+    """A convolution, its batch normalization, an activation: `<name>_conv`, `<name>_bn`, `<name>_<activation>`.
 
     Args:
         x: (b, h, w, c)

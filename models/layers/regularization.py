@@ -24,8 +24,8 @@ def stochastic_depth(x, rate: float, *, name: str):
     Raises:
         ValueError: `rate` is not in [0, 1).
 
-    Reference: Huang et al. 2016, "Deep networks with stochastic depth", eq. 2. They scale the branch in testing (eq. 5);
-        here the kept examples are scaled in training, so that a trained network is used as it is.
+    Reference: Huang et al. 2016, "Deep networks with stochastic depth", eq. 2. They scale the branch in testing, in
+        eq. 5; here the kept examples are scaled in training, so that a trained network is used as it is.
     """
     if check_rate("stochastic_depth", rate) == 0:
         return x
