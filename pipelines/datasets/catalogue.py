@@ -1,0 +1,172 @@
+"""Data sets of TensorFlow Datasets by name: the built-in `tiny_*` ones and the whole catalogue, on one road."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from urllib.parse import urlsplit
+
+import requests
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pipelines.config import Failure, UsageError, nearest
+from pipelines.datasets.raw import Raw
+
+STAND_IN = "tiny_digits"
+
+
+def find(name: str) -> tfds.core.DatasetBuilder:
+    """The builder of `name`, `name/config` or `name:version`; nothing is fetched or written.
+
+    Raises:
+        UsageError: no such data set, configuration or version; the nearest name is suggested.
+    """
+    short = re.split("[/:]", name)[0]
+    try:
+        return tfds.builder(name)
+    except tfds.core.DatasetNotFoundError:
+        names = tfds.list_builders(with_community_datasets=False)
+        raise UsageError(
+            f"Expected a data set of TensorFlow Datasets or a built-in one (tiny_*).{nearest(short, names)} "
+            f"Received: {name!r}"
+        ) from None
+    except (ValueError, AssertionError) as error:
+        raise UsageError(
+            f"Expected the name, name/config or name:version of a data set ({first_line(error)}). Received: {name!r}"
+        ) from error
+
+
+def prepare(name: str) -> tfds.core.DatasetBuilder:
+    """The builder of a TFDS name, with its files written.
+
+    Two processes may prepare one data set at the same time: each writes to a folder of its own, the first to finish
+    puts it in place, and the other one uses that.
+
+    Raises:
+        UsageError: no such data set, or not one of labelled images: said before anything is fetched.
+        Failure: it could not be fetched or written; the message names a stand-in that needs no network.
+    """
+    builder = find(name)
+    labelled_images(builder)
+    try:
+        if not builder.is_prepared():
+            write(builder)
+    except Exception as error:
+        if builder.is_prepared():
+            return find(name)
+        raise Failure(
+            f"The data set {name!r} could not be prepared in {builder.data_dir} ({type(error).__name__}: "
+            f"{first_line(error)}). {STAND_IN!r} is built in and needs no network."
+        ) from error
+    return builder
+
+
+def write(builder: tfds.core.DatasetBuilder) -> None:
+    """Download and prepare: with TFDS's progress bars for the catalogue, without a word for the built-in sets.
+
+    Raises:
+        OSError: the host of the files does not answer. TFDS itself would try for minutes before it says so.
+    """
+    if builder.name.startswith("tiny_"):
+        tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
+        finally:
+            tfds.enable_progress_bar()
+        return
+    urls = [] if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else list(builder.url_infos or ())
+    if urls:
+        host = urlsplit(urls[0])
+        reach(f"{host.scheme}://{host.netloc}")
+    builder.download_and_prepare()
+
+
+def reach(address: str) -> None:
+    """Returns when a web server answers, whatever it says; proxies of the environment are used.
+
+    Raises:
+        OSError: none does within ten seconds.
+    """
+    try:
+        requests.head(address, timeout=10)
+    except requests.RequestException as error:
+        raise OSError(f"no network? {address} does not answer") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else "no message"
+
+
+def labelled_images(builder: tfds.core.DatasetBuilder) -> tuple[tuple[int | None, int | None, int], tuple[str, ...]]:
+    """Image shape and class names of a data set of labelled images.
+
+    Raises:
+        UsageError: it has no feature `image` that is an image, or no feature `label` that is a class.
+        Failure: it has one class only.
+    """
+    kinds = builder.info.features
+    features = dict(kinds.items()) if isinstance(kinds, tfds.features.FeaturesDict) else {"": kinds}
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        found = ", ".join(f"{key} ({type(kind).__name__})" for key, kind in features.items())
+        raise UsageError(
+            f"Expected a data set with an image `image` and a class `label`. Received: {builder.name} with {found}"
+        )
+    if label.num_classes is not None and label.num_classes < 2:
+        raise Failure(f"Expected at least two classes. Received: {builder.name} with {label.num_classes}")
+    height, width, channels = image.shape
+    return (height, width, 1 if channels == 1 else 3), tuple(label.names)
+
+
+def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
+    """A data set of TensorFlow Datasets as `Raw`.
+
+    Its `test` split is the test set; without one, a labelled `validation` split is (ImageNet); without either, a tenth
+    of `train` is. Validation is a stretch of `train` that starts where `seed` says: TFDS writes examples in shuffled
+    order, and the built-in sets in rounds through the classes, so a stretch is a fair sample.
+    """
+    builder = prepare(name)
+    image_shape, classes = labelled_images(builder)
+    splits = list(builder.info.splits) or ["train", "test"]
+    if "train" not in splits:
+        raise UsageError(f"Expected a data set with a `train` split. Received: {name!r} with {', '.join(splits)}")
+    last = 100
+    if "test" in splits:
+        test = "test"
+    elif "validation" in splits:
+        test = "validation"
+    else:
+        last, test = 90, "train[90%:]"
+    held = min(max(1, round(last * validation_fraction)), last - 1)
+    start = seed * 37 % (last - held + 1)
+    parts = {
+        "train": f"train[:{start}%]+train[{start + held}%:{last}%]",
+        "validation": f"train[{start}%:{start + held}%]",
+        "test": test,
+    }
+    sets = {split: read(builder, part) for split, part in parts.items()}
+    counts = {split: int(data.cardinality()) for split, data in sets.items()}
+    description = " ".join(builder.info.description.split())
+    return Raw(
+        **sets,
+        classes=classes,
+        counts=counts,
+        image_shape=image_shape,
+        source=f"{builder.info.full_name} (TensorFlow Datasets): {description[:400]}",
+    )
+
+
+def read(builder: tfds.core.DatasetBuilder, part: str) -> tf.data.Dataset:
+    """One part of a data set in the order of its files, images still encoded."""
+    data = builder.as_dataset(
+        split=part,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+        shuffle_files=False,
+    )
+    return data.map(lambda example: {"image": example["image"], "label": tf.cast(example["label"], "int64")})
