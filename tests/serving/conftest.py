@@ -1,0 +1,175 @@
+"""Tiny SavedModels, built once, and the embedded server as a real process that serves them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server process: its lines, its ports, and a way to ask it over REST."""
+
+    def __init__(self, *flags: str, rest: bool = True, grpc: bool = True):
+        self.rest_port, self.grpc_port = free_port() if rest else 0, free_port() if grpc else 0
+        ports = [f"--rest_api_port={self.rest_port}", f"--port={self.grpc_port}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.server", *flags, *ports, "--file_system_poll_wait_seconds=0.1"],
+            cwd=ROOT,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        for pipe, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
+            threading.Thread(
+                target=lambda pipe=pipe, lines=lines: lines.extend(iter(pipe.readline, "")), daemon=True
+            ).start()
+        if rest or grpc:
+            self.wait_for("Exporting HTTP/REST API" if rest else "Running gRPC ModelServer")
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """The first line that holds this text, once it is printed."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in list(self.lines):
+                if text in line:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no line with {text!r} in {self.lines} {self.errors[-5:]}")
+
+    def ask(self, path: str, body=None, *, method: str | None = None, raw: bytes | None = None):
+        """HTTP status and JSON of a request; a body makes it a POST."""
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.rest_port}{path}", data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit code after a signal."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+
+
+def save(folder: Path, module, signatures: dict, methods: dict[str, str] | None = None) -> Path:
+    """Write a SavedModel; `methods` gives signatures the method name of classify or regress."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    if methods:
+        file = folder / "saved_model.pb"
+        message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        for name, method in methods.items():
+            message.meta_graphs[0].signature_def[name].method_name = f"tensorflow/serving/{method}"
+        file.write_bytes(message.SerializeToString())
+    return folder
+
+
+def half_plus(folder: Path, offset: float) -> Path:
+    """TensorFlow Serving's own example, y = x / 2 + offset, with classify, regress, and signatures of many kinds."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.half, module.offset = tf.Variable(0.5), tf.Variable(offset)
+    signatures = {}
+
+    def signature(function, **inputs):
+        specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in inputs.items()]
+        made = tf.function(function, input_signature=specs)
+        signatures[function.__name__] = made
+        setattr(module, f"{function.__name__}_function", made)
+
+    def serving_default(x):
+        return {"y": x * module.half + module.offset}
+
+    def matmul(a, b):
+        return {"product": a @ b, "rows": tf.reduce_sum(a, axis=1)}
+
+    def strings(text):
+        return {"length": tf.strings.length(text), "upper": tf.strings.upper(text), "upper_bytes": tf.identity(text)}
+
+    def slow(steps):  # some milliseconds for each step: something to be in flight
+        x = tf.random.stateless_uniform([256, 256], [0, 1])
+        state = tf.while_loop(lambda i, _: i < steps[0], lambda i, y: (i + 1, tf.tanh(y @ x)), (tf.constant(0), x))
+        return {"y": tf.reduce_mean(state[1])[None]}
+
+    def classify(inputs):
+        x = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        scores = tf.concat([x * module.half + module.offset, x], axis=1)
+        return {"classes": tf.tile([["half", "same"]], [tf.shape(x)[0], 1]), "scores": scores}
+
+    def regress(inputs):
+        x = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        return {"outputs": x * module.half + module.offset}
+
+    signature(serving_default, x=([None], tf.float32))
+    signature(matmul, a=([None, None], tf.float32), b=([None, None], tf.float32))
+    signature(strings, text=([None], tf.string))
+    signature(slow, steps=([None], tf.int32))
+    signature(classify, inputs=([None], tf.string))
+    signature(regress, inputs=([None], tf.string))
+    for dtype in (tf.float32, tf.float64, tf.int32, tf.int64, tf.uint8, tf.bool, tf.float16, tf.string):
+
+        def same(x):
+            return {"same": tf.identity(x)}
+
+        same.__name__ = f"same_{dtype.name}"
+        signature(same, x=(None, dtype))
+    return save(folder, module, signatures, {"classify": "classify", "regress": "regress"})
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory) -> Path:
+    """A base path with versions 1 (x/2 + 1), 2 (x/2 + 2) and 3 (x/2 + 3)."""
+    base = tmp_path_factory.mktemp("half")
+    for version in (1, 2, 3):
+        half_plus(base / str(version), float(version))
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(half, tmp_path_factory):
+    """A running server of all three versions, with labels."""
+    file = tmp_path_factory.mktemp("config") / "models.config"
+    file.write_text(
+        f"""model_config_list {{
+          config {{ name: "half" base_path: "{half}" model_platform: "tensorflow"
+                    model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 2 }} }}
+          config {{ name: "one" base_path: "{half}" model_platform: "tensorflow"
+                    model_version_policy {{ specific {{ versions: 1 }} }} }}
+          config {{ name: "latest" base_path: "{half}" model_platform: "tensorflow" }}
+        }}"""
+    )
+    running = Server(f"--model_config_file={file}")
+    yield running
+    running.stop()
