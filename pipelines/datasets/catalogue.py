@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 import tensorflow as tf
@@ -64,11 +66,7 @@ def prepare(name: str) -> tfds.core.DatasetBuilder:
 
 
 def write(builder: tfds.core.DatasetBuilder) -> None:
-    """Download and prepare: with TFDS's progress bars for the catalogue, without a word for the built-in sets.
-
-    Raises:
-        OSError: the host of the files does not answer. TFDS itself would try for minutes before it says so.
-    """
+    """Download and prepare: with TFDS's progress bars for the catalogue, without a word for the built-in sets."""
     if builder.name.startswith("tiny_"):
         tfds.disable_progress_bar()
         try:
@@ -77,23 +75,36 @@ def write(builder: tfds.core.DatasetBuilder) -> None:
         finally:
             tfds.enable_progress_bar()
         return
-    urls = [] if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else list(builder.url_infos or ())
-    if urls:
-        host = urlsplit(urls[0])
-        reach(f"{host.scheme}://{host.netloc}")
-    builder.download_and_prepare()
+    host = urlsplit(next(iter(builder.url_infos or ()), ""))
+    with contextlib.nullcontext() if not host.netloc or answers(f"{host.scheme}://{host.netloc}") else refusal(host):
+        builder.download_and_prepare()
 
 
-def reach(address: str) -> None:
-    """Returns when a web server answers, whatever it says; proxies of the environment are used.
-
-    Raises:
-        OSError: none does within ten seconds.
-    """
+def answers(address: str) -> bool:
+    """Whether a web server answers within ten seconds, whatever it says; proxies of the environment are used."""
     try:
         requests.head(address, timeout=10)
-    except requests.RequestException as error:
-        raise OSError(f"no network? {address} does not answer") from error
+    except requests.RequestException:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def refusal(host: SplitResult) -> Iterator[None]:
+    """Requests fail at once. TFDS asks eleven times for each file, for minutes, before it says that there is no network.
+
+    What is fetched already, or put into TFDS's folder by hand, needs no request and is prepared all the same.
+    """
+    get = requests.Session.get
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise requests.ConnectionError(f"no network? {host.netloc} does not answer")
+
+    requests.Session.get = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        requests.Session.get = get  # type: ignore[method-assign]
 
 
 def first_line(error: BaseException) -> str:

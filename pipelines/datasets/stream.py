@@ -100,7 +100,7 @@ def stream(
         return steps.map(gathered, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        tf.random.set_seed(2 * seed + 1)  # of this function's graph alone, never 0: `shuffle` cannot take that with a tensor
+        tf.random.set_seed(2 * seed + 1)  # of this graph alone; `shuffle` with a tensor refuses 0
         shuffled = source.shuffle(min(count, BUFFER), seed=number, reshuffle_each_iteration=False)
         if prepare:
             shuffled = shuffled.map(prepare, tf.data.AUTOTUNE, deterministic=True)
