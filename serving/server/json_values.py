@@ -78,8 +78,8 @@ def _values(flat: list[Any], dtype: DType) -> np.ndarray:
         single = dtype.numpy.itemsize <= 4
         greatest = float(np.finfo(np.float32 if single else np.float64).max)
         digits = 2 ** (24 if single else 53) - 1
-        for number in flat:
-            if (abs(number) > digits) if type(number) is int else (greatest < abs(number) < float("inf")):
+        for number in [number for number in flat if not -digits <= number <= digits]:
+            if type(number) is int or greatest < abs(number) < float("inf"):
                 raise invalid(
                     f"Cannot convert JSON value: {text_of(number)} to {'float' if single else 'double'} "
                     "without loss of precision."
