@@ -275,6 +275,22 @@ def guarded(action: Callable[[], Any], *, verbose: bool = False) -> int:
     return 0
 
 
+def quiet_tensorflow() -> None:
+    """Import TensorFlow without its start-up lines about CPU features and missing GPUs, which no flag turns off."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def run_cli(task: Any, argv: Sequence[str] | None = None) -> typing.NoReturn:
     """The command line of a pipeline module: parse, run `main`, say where the run folder is, exit."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -284,7 +300,7 @@ def run_cli(task: Any, argv: Sequence[str] | None = None) -> typing.NoReturn:
         config = parse(
             task.Config, argv, prog=f"python -m pipelines.{name}", description=task.__doc__, models=task.MODELS
         )
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        quiet_tensorflow()
         task.main(config)
 
     sys.exit(guarded(action, verbose="--verbose" in argv))

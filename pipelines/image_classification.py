@@ -29,8 +29,7 @@ with epy.lazy_imports():
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import datasets, report, training
-    from pipelines.datasets import stream
+    from pipelines import datasets, evaluation, report, training
     from pipelines.transforms import augment, images
 
 TASK = "image_classification"
@@ -56,7 +55,9 @@ class Config(TrainingConfig):
     epochs: int = option(40, "passes over the training data")
     batch_size: int = option(32, "pictures per training step")
     learning_rate: float = option(3e-3, "peak learning rate")
-    image_size: int | None = option(None, "side of the pictures the model sees; default: theirs, 224 with a --size")
+    image_size: int | None = option(
+        None, "side of the pictures the model sees; default: theirs if all are equal, else 64, 224 with --size"
+    )
     resize: str = option("stretch", "how other pictures are brought to that size", choices=("stretch", "crop", "pad"))
     skip_bad: bool = option(False, "leave out files that cannot be read, naming them, instead of stopping")
     augment: tuple[str, ...] = option(
@@ -70,61 +71,66 @@ class Config(TrainingConfig):
         self.at_least(1, "image_size")
 
 
-def preprocess(pixels: Any, spec: dict[str, Any]) -> Any:
-    """Pixels as the model takes them, in training and in serving.
+def preprocess(image: Any, spec: dict[str, Any]) -> Any:
+    """Pictures as the model takes them, in training and in serving.
 
     Args:
-        pixels: (h, w, c) or (b, h, w, c), 0..255, any size, 1, 3 or 4 channels.
+        image: encoded pictures, strings () or (b,); or uint8 pixels (h, w, c) or (b, h, w, c) of any size.
         spec: of the data: `image_shape`, `resize` and `normalization`.
 
     Returns:
-        float32 of `image_shape`, standardized.
+        float32 of `image_shape`, with the leading `b` where there was one, standardized.
     """
-    return images.standardize(images.fit(pixels, spec["image_shape"], spec["resize"]), spec["normalization"])
+    return images.standardize(images.pixels(image, spec["image_shape"], spec["resize"]), spec["normalization"])
+
+
+def decoded(spec: dict[str, Any]) -> Any:
+    """The first half of `preprocess`, for one raw example: what is kept in memory, before augmentation."""
+    return lambda item: item | {"image": images.pixels(item["image"], spec["image_shape"], spec["resize"])}
 
 
 def load_data(config: Config) -> Data:
-    """The three splits, decoded and brought to one size, as ((h, w, c) uint8, label), and their spec."""
+    """The three splits, decoded into memory where they fit, and their spec."""
     raw = datasets.load(
         config.dataset, data_dir=config.data_dir, seed=config.seed, limit=config.limit, skip_bad=config.skip_bad
     )
-    published = config.size is not None or config.pretrained is not None
-    height, width, channels = raw.image_shape or (None, None, raw.channels)
-    if config.image_size or published or not (height and width):
-        height = width = config.image_size or (224 if published else 64)
-    shape = [height, width, 3 if published else channels]
-
-    def example(item):
-        return tf.cast(tf.round(images.fit(item["image"], shape, config.resize)), tf.uint8), item["label"]  # (h, w, c)
-
-    train, validation, test = (
-        part.map(example, tf.data.AUTOTUNE, deterministic=True) for part in (raw.train, raw.validation, raw.test)
-    )
-    mean, std, counts = moments(train, len(raw.classes))
-    spec = {
-        "dataset": str(raw.name),
-        "image_shape": shape,
+    height, width, channels = raw.image_shape
+    if config.image_size or config.pretrained or not (height and width):
+        height = width = config.image_size or (224 if config.pretrained or config.size else 64)
+    spec: dict[str, Any] = {
+        "dataset": raw.source,
+        "image_shape": [height, width, 3 if config.pretrained else channels],
         "resize": config.resize,
         "classes": list(raw.classes),
-        "normalization": normalization(config) or {"mean": mean, "std": std, "order": "rgb"},
         "counts": dict(raw.counts),
-        "class_counts": counts,
     }
-    return Data(train, validation, test, spec)
+
+    def source(part, count):
+        fits = datasets.fits_in_memory(count, spec["image_shape"])
+        return datasets.in_memory(part, count, decoded(spec)) if fits else part
+
+    parts = [source(getattr(raw, name), count) for name, count in raw.counts.items()]
+    spec |= statistics(parts[0], spec)
+    spec["normalization"] = normalization(config) or spec["normalization"]
+    return Data(parts[0], parts[1], parts[2], spec)
 
 
-def moments(train: Any, num_classes: int, sample: int = 2000) -> tuple[list[float], list[float], list[int]]:
-    """Mean and deviation of the pixels by channel (of the first pictures), and the pictures of each class."""
-    counts = np.zeros(num_classes, int)
-    total, square, pixels = 0.0, 0.0, 0
-    for batch, labels in train.batch(256).as_numpy_iterator():
-        counts += np.bincount(labels, minlength=num_classes)
-        if pixels < sample * batch[0, ..., 0].size:
-            flat = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
-            total, square, pixels = total + flat.sum(0), square + (flat**2).sum(0), pixels + len(flat)
+def statistics(train: Any, spec: dict[str, Any], sample: int = 2000) -> dict[str, Any]:
+    """What the training split says: mean and deviation of the pixels by channel, and the pictures of each class."""
+    counts = np.zeros(len(spec["classes"]), int)
+    seen, total, square = 0, np.zeros(1), np.zeros(1)
+    for batch in datasets.batches(train, batch_size=256, prepare=decoded(spec)).as_numpy_iterator():
+        counts += np.bincount(batch["label"], minlength=len(counts))
+        if seen < sample:
+            flat = batch["image"].reshape(-1, spec["image_shape"][-1]).astype("float64")
+            seen, total, square = seen + len(batch["image"]), total + flat.sum(0), square + (flat**2).sum(0)
+    pixels = seen * spec["image_shape"][0] * spec["image_shape"][1]
     mean = total / pixels
     std = np.sqrt(np.maximum(square / pixels - mean**2, 1.0))
-    return np.round(mean, 3).tolist(), np.round(std, 3).tolist(), counts.tolist()
+    return {
+        "normalization": {"mean": mean.round(3).tolist(), "std": std.round(3).tolist(), "order": "rgb"},
+        "class_counts": counts.tolist(),
+    }
 
 
 def arguments(config: Config) -> dict[str, Any]:
@@ -152,10 +158,10 @@ def arguments(config: Config) -> dict[str, Any]:
 
 def normalization(config: Config) -> dict[str, Any] | None:
     """What a model with published weights, or one that scales pixels itself, expects; None: what the data say."""
-    from models import checkpoints
-
     given = arguments(config)
     if config.pretrained or given.get("rescaling"):
+        from models import checkpoints
+
         return checkpoints.normalization(config.model, given)
     return None
 
@@ -187,42 +193,43 @@ def compile_model(model: Any, config: Config, spec: dict[str, Any]) -> None:
     )
 
 
+def augmentation(config: Config, num_classes: int) -> Any:
+    """What `--augment` names, as a function of (step, pixels, labels)."""
+    return augment.augmentation([name for name in config.augment if name != "none"], config.seed, num_classes)
+
+
 def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
-    """Endless training batches from a global step on: standardized images, one-hot labels, weights."""
-    spec = data.spec
-    classes = len(spec["classes"])
-    change = augment.augmentation([name for name in config.augment if name != "none"], config.seed, classes)
+    """Endless training batches from a global step on: standardized pictures, one-hot labels and, perhaps, weights."""
+    spec, classes = data.spec, len(data.spec["classes"])
+    change = augmentation(config, classes)
     counts = np.maximum(spec["class_counts"], 1)
     weights = (sum(spec["class_counts"]) / (classes * counts)).astype("float32")
 
     def finish(step, batch):
-        pixels, labels = batch
-        pixels, labels = change(step, tf.cast(pixels, tf.float32), tf.one_hot(labels, classes))
+        pixels, labels = change(step, tf.cast(batch["image"], tf.float32), tf.one_hot(batch["label"], classes))
         x = images.standardize(pixels, spec["normalization"])  # (b, h, w, c)
-        if config.class_weights == "balanced":
-            return x, labels, tf.linalg.matvec(labels, weights)
-        return x, labels
+        return (x, labels, tf.linalg.matvec(labels, weights)) if config.class_weights == "balanced" else (x, labels)
 
-    return stream.stream(
+    return datasets.stream(
         data.train,
         count=spec["counts"]["train"],
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
+        prepare=decoded(spec),
         map_fn=finish,
-        cache=stream.cacheable(spec["counts"]["train"], spec["image_shape"]),
     )
 
 
-def evaluation_batches(part: Any, config: Config, spec: dict[str, Any]) -> Any:
-    """Batches of a split in its own order: standardized images, one-hot labels."""
+def evaluation_batches(part: Any, spec: dict[str, Any], batch_size: int = 128) -> Any:
+    """Batches of a split in its own order: standardized pictures, one-hot labels."""
 
-    def finish(pixels, labels):
-        return images.standardize(tf.cast(pixels, tf.float32), spec["normalization"]), tf.one_hot(
-            labels, len(spec["classes"])
+    def finish(batch):
+        return images.standardize(batch["image"], spec["normalization"]), tf.one_hot(
+            batch["label"], len(spec["classes"])
         )
 
-    return stream.batches(part, batch_size=max(64, config.batch_size), map_fn=finish)
+    return datasets.batches(part, batch_size=batch_size, prepare=decoded(spec), map_fn=finish)
 
 
 def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
@@ -231,26 +238,11 @@ def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
     return {"label": tf.gather(tf.constant(classes), tf.argmax(logits, -1)), "probabilities": probabilities}
 
 
-def decoder(spec: dict[str, Any]) -> Any:
-    """A function from encoded pictures (b,) to what the model takes (b, h, w, c)."""
-    shape = spec["image_shape"]
-
-    def decode(encoded):
-        return tf.map_fn(
-            lambda one: preprocess(images.decode(one, shape[-1]), spec),
-            encoded,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
-        )
-
-    return decode
-
-
 def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The served function: encoded JPEG, PNG, BMP or GIF in; `label` and `probabilities` out."""
-    decode = decoder(spec)
 
     def serve(image):
-        return answers(model(decode(image), training=False), spec["classes"])
+        return answers(model(preprocess(image, spec), training=False), spec["classes"])
 
     return serve, {"image": tf.TensorSpec([None], tf.string, name="image")}
 
@@ -261,18 +253,18 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     `from_pixels`: uint8 pixels (b, h, w, c) of any size. `features`: encoded pictures to the vectors before the head.
     `classify`: `tf.Example`s with a bytes feature `image`, as TF Serving's Classify call sends them.
     """
-    decode, shape, classes = decoder(spec), spec["image_shape"], spec["classes"]
+    shape, classes = spec["image_shape"], spec["classes"]
     trunk = keras.Model(model.inputs, model.get_layer("features").output)
 
     def from_pixels(image):
         return answers(model(preprocess(image, spec), training=False), classes)
 
     def features(image):
-        return {"features": tf.cast(trunk(decode(image), training=False), tf.float32)}
+        return {"features": tf.cast(trunk(preprocess(image, spec), training=False), tf.float32)}
 
     def classify(inputs):
         example = tf.io.parse_example(inputs, {"image": tf.io.FixedLenFeature([], tf.string)})
-        scores = answers(model(decode(example["image"]), training=False), classes)["probabilities"]
+        scores = answers(model(preprocess(example["image"], spec), training=False), classes)["probabilities"]
         names = tf.broadcast_to(tf.constant(classes)[None], tf.shape(scores))  # (b, k)
         return {"classes": names, "scores": scores}
 
@@ -285,65 +277,38 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     }
 
 
-def measures(labels: Any, probabilities: Any) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro F1, log loss and, with more than five classes, top-5 accuracy."""
-    from sklearn import metrics
-
-    found = probabilities.argmax(-1)
-    known = np.arange(probabilities.shape[1])
-    result = {
-        "accuracy": metrics.accuracy_score(labels, found),
-        "balanced_accuracy": metrics.balanced_accuracy_score(labels, found),
-        "macro_f1": metrics.f1_score(labels, found, average="macro", zero_division=0),
-        "log_loss": metrics.log_loss(labels, np.float64(probabilities), labels=known),
-    }
-    if len(known) > 5:
-        result["top_5_accuracy"] = metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=known)
-    return {name: round(float(item), 6) for name, item in result.items()}
-
-
-def predict(model: Any, part: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, Any]:
+def predict(model: Any, part: Any, spec: dict[str, Any]) -> tuple[Any, Any]:
     """True labels (n,) and probabilities (n, k) of a split."""
-    batches = evaluation_batches(part, config, spec)
+    batches = evaluation_batches(part, spec)
     logits = model.predict(batches, verbose=0)
     labels = np.concatenate([y.argmax(-1) for _, y in batches.as_numpy_iterator()])
     return labels, tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
 
 
 def baseline(data: Data, *, most: int = 5000, side: int = 32) -> dict[str, Any]:
-    """Logistic regression on the same pixels (at most 32 × 32, 5,000 pictures), and always the commonest class."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """Logistic regression on the same pixels, of at most 32 × 32 and of 5,000 training pictures."""
+    spec = data.spec
+    small = [*(min(side, length) for length in spec["image_shape"][:2]), spec["image_shape"][-1]]
 
-    height, width, channels = data.spec["image_shape"]
-    small = [min(height, side), min(width, side), channels]
-
-    def flat(part, count):
-        items = part.take(count).map(lambda x, y: (images.fit(x, small, "stretch"), y)).batch(256)
-        pixels, labels = zip(*items.as_numpy_iterator())
+    def flat(part):
+        pixels, labels = zip(*((images.fit(batch["image"], small), batch["label"]) for batch in part))
         return np.concatenate(pixels).reshape(-1, np.prod(small)), np.concatenate(labels)
 
-    shuffled = data.train.shuffle(min(data.spec["counts"]["train"], 2 * most), seed=0, reshuffle_each_iteration=False)
-    (x, y), (test_x, test_y) = flat(shuffled, most), flat(data.test, -1)
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, C=0.1)).fit(x, y)
-    probabilities = np.zeros((len(test_y), len(data.spec["classes"])))
-    probabilities[:, regression.classes_] = regression.predict_proba(test_x)
-    commonest = np.bincount(data.spec["class_counts"]).size and int(np.argmax(data.spec["class_counts"]))
-    return {
-        "model": f"logistic regression on {' × '.join(map(str, small))} pixels of {len(y)} pictures",
-        **measures(test_y, probabilities),
-        "majority_accuracy": round(float(np.mean(test_y == commonest)), 6),
-    }
+    count = min(most, spec["counts"]["train"])
+    shuffled = datasets.stream(
+        data.train, count=spec["counts"]["train"], batch_size=count, seed=0, prepare=decoded(spec)
+    )
+    train = flat(shuffled.take(1))
+    what = f"{' × '.join(map(str, small))} pixels of {count} pictures"
+    test = flat(datasets.batches(data.test, batch_size=256, prepare=decoded(spec)))
+    return evaluation.linear_baseline(train, test, len(spec["classes"]), what)
 
 
 def first_batch(data: Data, config: Config, folder: Path) -> None:
     """`plots/first_batch.png`: what the model is about to see, after augmentation."""
     x, y, *_ = next(iter(training_batches(data, config).take(1)))
-    scale = data.spec["normalization"]
-    pixels = np.asarray(x)[:32] * np.asarray(scale["std"]) + np.asarray(scale["mean"])
-    if scale["order"] == "bgr":
-        pixels = pixels[..., ::-1]
+    scale, x = data.spec["normalization"], np.asarray(x)[:32]
+    pixels = (x[..., ::-1] if scale["order"] == "bgr" else x) * np.asarray(scale["std"]) + np.asarray(scale["mean"])
     shown = np.clip(np.round(pixels), 0, 255).astype("uint8")
     names = [" + ".join(data.spec["classes"][k] for k in np.argsort(-p)[: (p > 0.05).sum()]) for p in np.asarray(y)]
     report.image_grid(shown, names, folder / "plots/first_batch.png", heading="first training batch, augmented")
@@ -351,20 +316,15 @@ def first_batch(data: Data, config: Config, folder: Path) -> None:
 
 def most_wrong(data: Data, labels: Any, probabilities: Any, folder: Path, count: int = 32) -> None:
     """`plots/most_wrong.png`: the test pictures whose true class got the least probability."""
-    of_truth = probabilities[np.arange(len(labels)), labels]
-    order = np.argsort(of_truth, kind="stable")[:count]
-    wanted, found = set(order.tolist()), {}
-    for i, (pixels, _) in enumerate(data.test.as_numpy_iterator()):
-        if i in wanted:
-            found[i] = pixels
-    classes, answer = data.spec["classes"], probabilities.argmax(-1)
-    report.image_grid(
-        np.stack([found[i] for i in order]),
-        [f"{classes[labels[i]]} {of_truth[i]:.0%}\n→ {classes[answer[i]]} {probabilities[i].max():.0%}" for i in order],
-        folder / "plots/most_wrong.png",
-        heading="test pictures with the least probability for their true class (red: wrong answers)",
-        wrong={n for n, i in enumerate(order) if answer[i] != labels[i]},
-    )
+    order = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[:count]
+    rank = {int(i): n for n, i in enumerate(order)}
+    shown = np.zeros([len(order), *data.spec["image_shape"]], "uint8")
+    test = datasets.batches(data.test, batch_size=1, prepare=decoded(data.spec))
+    for i, item in enumerate(test.as_numpy_iterator()):
+        if i in rank:
+            shown[rank[i]] = item["image"][0]
+    path = folder / "plots/most_wrong.png"
+    evaluation.most_wrong(shown, labels[order], probabilities[order], data.spec["classes"], path)
 
 
 def with_found_rate(model: Any, data: Data, config: Config, folder: Path) -> Config:
@@ -386,12 +346,14 @@ def main(config: Config) -> Path:
         print(f"already finished: {config.resume}")
         return Path(config.resume)
     keras.utils.set_random_seed(config.seed)
-    arguments(config)
+    arguments(config), augmentation(config, 2)  # wrong names end here, before anything is read or written
     data = load_data(config)
     spec = data.spec
     model = build_model(config, spec)
     size = " × ".join(map(str, spec["image_shape"]))
-    print(f"{config.model}: {model.count_params():,} parameters; {spec['dataset']}: {spec['counts']}, {size} pixels")
+    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
+    print(f"data: {spec['dataset'].partition(':')[0]}: {counts}; {len(spec['classes'])} classes, {size} pixels")
+    print(f"model: {config.model}, {model.count_params():,} parameters")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
         if config.lr_find:
@@ -401,7 +363,7 @@ def main(config: Config) -> Path:
         fitted = training.fit(
             model,
             lambda step: training_batches(data, config, step),
-            evaluation_batches(data.validation, config, spec).cache(),
+            evaluation_batches(data.validation, spec),
             config,
             folder,
             examples=spec["counts"]["train"],
@@ -409,13 +371,13 @@ def main(config: Config) -> Path:
             mode=OBJECTIVE[1],
         )
         runs.save_model(model, folder / "model.keras")
-        validation = measures(*predict(model, data.validation, config, spec))
-        labels, probabilities = predict(model, data.test, config, spec)
+        validation = evaluation.measures(*predict(model, data.validation, spec))
+        labels, probabilities = predict(model, data.test, spec)
         metrics = {
             "task": TASK,
             "objective": OBJECTIVE,
             "validation": validation,
-            "test": measures(labels, probabilities),
+            "test": evaluation.measures(labels, probabilities),
             "baseline": baseline(data),
             "parameters": model.count_params(),
             **fitted,

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pipelines
 from pipelines.config import BaseConfig, Failure, Parser, UsageError, guarded, nearest
@@ -72,14 +72,16 @@ def from_json(task: str, content: dict[str, Any]) -> BaseConfig:
     fields = {field.name: field for field in dataclasses.fields(config)}
     for name in content.keys() - fields.keys():
         raise Failure(f"Expected the fields of {task}'s configuration.{nearest(name, fields)} Received: {name!r}")
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return config(**values)
 
 
 class Lock:
     """Held by the process that works in a run folder, and let go by the system when that process ends, however."""
 
     def __init__(self, folder: Path):
-        self.path, self.file = folder / ".lock", None
+        self.path = folder / ".lock"
+        self.file: IO[str] | None = None
 
     def take(self) -> bool:
         """Try to hold the lock; False while another process holds it."""

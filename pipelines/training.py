@@ -275,6 +275,10 @@ def fit(
     if config.patience:
         callbacks.append(Replayed(keras.callbacks.EarlyStopping(monitor, 0, config.patience, mode=mode), progress.rows))
     callbacks += [StepLimit(steps, resume), EpochCheckpoint(resume)]
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    if resume.offset:  # metrics have variables from their first batch on
+        model.test_on_batch(*next(iter(validation)))
     if resume.step < steps and not progress.was_stopped(config.patience):
         model.fit(
             train(resume.step),
@@ -283,6 +287,7 @@ def fit(
             steps_per_epoch=per_epoch,
             validation_data=validation,
             callbacks=callbacks,
+            shuffle=False,  # the stream is shuffled, by the seed
             verbose=1 if sys.stdout.isatty() else 2,
         )
     checkpoints.assign(model.variables, progress.best, "best")
