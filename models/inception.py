@@ -80,8 +80,8 @@ def inception(
     def conv(x, filters, kernel_size, title, **kwargs):
         """A convolution of this network: scaled channels, and a normalization without scale."""
         filters = max(1, round(filters * width_coefficient))
-        norm = {"momentum": momentum, "epsilon": epsilon, "scale": False}
-        return conv_norm(x, filters, kernel_size, **norm, **kwargs, name=title)  # (b, h, w, filters)
+        kwargs |= {"momentum": momentum, "epsilon": epsilon, "scale": False}
+        return conv_norm(x, filters, kernel_size, **kwargs, name=title)  # (b, h, w, filters)
 
     x = _large_stem(image, conv) if stem == "large" else _small_stem(image, conv)
     count = 0

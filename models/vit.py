@@ -8,6 +8,8 @@ those of Dosovitskiy et al. 2021 and Steiner et al. 2022; published Hugging Face
 out, as the published classifiers do.
 """
 
+import math
+
 import keras
 
 from models.layers.classification import check_sizes, image_input, logits
@@ -182,3 +184,71 @@ def attention_rollout(maps):
     for block in range(1, steps.shape[1]):
         total = keras.ops.matmul(steps[:, block], total)
     return total[:, 0, 1:]  # (b, t)
+
+
+def hugging_face_weights(model: keras.Model) -> dict:
+    """The weights of a model of `vit` by Hugging Face's names of them, without the prefix `vit.`."""
+
+    def pair(key, layer):
+        return {f"{key}.weight": layer.weights[0], f"{key}.bias": layer.weights[1]}
+
+    get = model.get_layer
+    names = {"embeddings.cls_token": get("class_token").weights[0]}
+    names["embeddings.position_embeddings"] = get("position_embedding").weights[0]
+    names |= pair("embeddings.patch_embeddings.projection", get("patch_embedding"))
+    depth = sum(isinstance(layer, keras.layers.MultiHeadAttention) for layer in model.layers)
+    for index in range(depth):
+        theirs, block = f"encoder.layer.{index}", f"block{index + 1}"
+        attention = get(f"{block}_attention")
+        names |= pair(f"{theirs}.layernorm_before", get(f"{block}_attention_norm"))
+        for part in ("query", "key", "value"):
+            names |= pair(f"{theirs}.attention.attention.{part}", getattr(attention, f"{part}_dense"))
+        names |= pair(f"{theirs}.attention.output.dense", attention.output_dense)
+        names |= pair(f"{theirs}.layernorm_after", get(f"{block}_mlp_norm"))
+        names |= pair(f"{theirs}.intermediate.dense", get(f"{block}_mlp_hidden"))
+        names |= pair(f"{theirs}.output.dense", get(f"{block}_mlp_output"))
+    return names | pair("layernorm", get("encoder_norm")) | pair("classifier", get("logits"))
+
+
+def hugging_face_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a weight of ours has in the file: outputs before inputs, heads joined."""
+    if "patch_embeddings" in key and len(shape) == 4:
+        return (shape[3], shape[2], *shape[:2])
+    if ".attention.attention." in key:
+        joined = (shape[0], math.prod(shape[1:])) if len(shape) == 3 else (math.prod(shape),)
+        return joined[::-1]
+    if len(shape) == 3 and "attention.output" in key:
+        return (shape[2], shape[0] * shape[1])
+    return shape if key.startswith("embeddings.") else shape[::-1]
+
+
+def from_hugging_face(key: str, array):
+    """An array of the file with its axes in our order."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)  # (d, c, h, w) -> (h, w, c, d)
+    return array if key.startswith("embeddings.") else array.T
+
+
+def resized_positions(positions, grid: tuple[int, int]):
+    """Position embeddings of a square image, interpolated to another grid of patches.
+
+    Args:
+        positions: (1, 1 + side * side, d), the class token first.
+        grid: rows and columns of patches wanted.
+
+    Returns:
+        (1, 1 + rows * columns, d), an array of NumPy.
+
+    Raises:
+        ValueError: the given patches do not form a square.
+
+    Reference: Dosovitskiy et al. 2021, section 3.2.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if side**2 != positions.shape[1] - 1:
+        raise ValueError(f"Positions must be of a square of patches. Received: {positions.shape[1] - 1} patches")
+    patches = keras.ops.reshape(positions[:, 1:], (1, side, side, -1))  # (1, side, side, d)
+    patches = keras.ops.image.resize(patches, grid, interpolation="bilinear", data_format="channels_last")
+    patches = keras.ops.reshape(patches, (1, math.prod(grid), -1))  # (1, t, d)
+    both = keras.ops.concatenate([keras.ops.convert_to_tensor(positions[:, :1]), patches], axis=1)  # (1, 1 + t, d)
+    return keras.ops.convert_to_numpy(both)
