@@ -398,5 +398,38 @@ def main(config: Config) -> Path:
     return folder
 
 
+PORTABLE = "from_pixels"  # the signature of arrays alone, which ONNX is made from
+
+
+def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:
+    """What clients would send of the test split, and what Keras answers by the road of training.
+
+    Yields, batch by batch: {signature: ({input: array}, {output: array})}; at most `limit` examples in all.
+    """
+    raw = datasets.load(
+        config.dataset, data_dir=config.data_dir, seed=config.seed, limit=config.limit, skip_bad=config.skip_bad
+    )
+    test, start, names = raw.test.take(limit or -1), 0, np.array(spec["classes"], object)
+    _, probabilities = predict(model, test, spec)
+    trunk = keras.Model(model.inputs, model.get_layer("features").output)
+    vectors = np.asarray(trunk.predict(evaluation_batches(test, spec), verbose=0), "float32")
+    for batch in test.batch(128).as_numpy_iterator():
+        encoded = batch["image"]
+        pixels = images.pixels(encoded, spec["image_shape"], spec["resize"]).numpy()
+        feature = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in encoded]
+        records = [tf.train.Example(features=tf.train.Features(feature={"image": one})) for one in feature]
+        part, start = slice(start, start + len(encoded)), start + len(encoded)
+        expected = {"probabilities": probabilities[part], "label": names[probabilities[part].argmax(-1)]}
+        yield {
+            "serving_default": ({"image": encoded}, expected),
+            "from_pixels": ({"image": pixels}, expected),
+            "features": ({"image": encoded}, {"features": vectors[part]}),
+            "classify": (
+                {"inputs": np.array([one.SerializeToString() for one in records], object)},
+                {"scores": probabilities[part], "classes": np.broadcast_to(names, probabilities[part].shape)},
+            ),
+        }
+
+
 if __name__ == "__main__":
     run_cli(pipelines.get(TASK))
