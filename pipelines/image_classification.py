@@ -167,8 +167,9 @@ def normalization(config: Config) -> dict[str, Any] | None:
 
 
 def build_model(config: Config, spec: dict[str, Any]) -> Any:
-    """The compiled model."""
+    """The compiled model, the same for the same seed."""
     given = arguments(config)
+    keras.utils.set_random_seed(config.seed)  # here, since preparing data may draw random numbers too
     with training.dtypes(config), training.replicas(config):
         try:
             model = MODELS[config.model](tuple(spec["image_shape"]), len(spec["classes"]), **given)
@@ -345,7 +346,6 @@ def main(config: Config) -> Path:
     if config.resume and runs.is_finished(Path(config.resume)):
         print(f"already finished: {config.resume}")
         return Path(config.resume)
-    keras.utils.set_random_seed(config.seed)
     arguments(config), augmentation(config, 2)  # wrong names end here, before anything is read or written
     data = load_data(config)
     spec = data.spec

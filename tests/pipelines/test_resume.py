@@ -25,11 +25,11 @@ FLAGS = {
     "model": "convnet",
     "model_args": {"widths": (8, 16), "depth": 1, "dropout": 0.2},
     "limit": 400,
-    "epochs": 30,
+    "epochs": 20,
     "batch_size": 20,
     "augment": ("translate", "rotate", "mixup"),
     "ema": 0.9,
-    "patience": 30,
+    "patience": 20,
 }
 
 
@@ -76,7 +76,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_like_one_never_killed(config,
             env=dict(os.environ),
             stdout=subprocess.DEVNULL,
         )
-        wanted, deadline = before + moments.randint(1, 6), time.monotonic() + 120
+        wanted, deadline = before + moments.randint(1, 4), time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             found = runs.find(tmp_path)
             if found and len(runs.history(found[0])) >= wanted:
