@@ -1,0 +1,219 @@
+"""What a search may change: a function per architecture, named as the architecture, and `training` for all of them.
+
+    python -m tuning.search image_classification --model convnet --trials 20 --vary learning_rate dropout
+
+A space reads named values from `hp` and returns arguments of the builder; `training` returns fields of the pipeline's
+configuration. One hyperparameter may decide several arguments and the other way round: `influence` finds out by trying,
+so that what the command line fixes is not searched, and what is not searched keeps the pipeline's own default. Names
+are unique over both, sizes suit small images (8 to 64 pixels), and every default is the builder's or the pipeline's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pipelines.config import UsageError, nearest, value
+
+POLICIES = {  # of the field `augment`
+    "none": ("none",),
+    "shift": ("translate", "rotate"),
+    "zoom": ("translate", "rotate", "zoom"),
+    "erasing": ("translate", "rotate", "erasing"),
+    "mixup": ("translate", "rotate", "mixup"),
+    "cutmix": ("translate", "rotate", "cutmix"),
+}
+
+
+def training(hp) -> dict[str, Any]:
+    """Fields of the configuration: update rule, rate and its schedule, batch, regularization, augmentation."""
+    return {
+        "learning_rate": hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3),
+        "batch_size": hp.Choice("batch_size", [16, 32, 64, 128], default=32),
+        "optimizer": hp.Choice("optimizer", ["adam", "adamw", "nesterov", "nadam"], default="adam"),
+        "schedule": hp.Choice("schedule", ["cosine", "step", "constant"], default="cosine"),
+        "weight_decay": hp.Choice("weight_decay", [0.0, 1e-5, 1e-4, 1e-3, 1e-2], default=0.0),
+        "label_smoothing": hp.Choice("label_smoothing", [0.0, 0.05, 0.1, 0.2], default=0.0),
+        "ema": hp.Choice("ema", [0.0, 0.99], default=0.0),
+        "augment": policy(hp.Choice("augment", list(POLICIES), default="shift")),
+    }
+
+
+def policy(name: str) -> tuple[str, ...]:
+    """A named policy, or the names of augmentations joined by `+`: `translate+mixup`."""
+    return POLICIES.get(name) or tuple(name.split("+"))
+
+
+def mlp(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256, 512], default=256)
+    layers = hp.Int("layers", 1, 4, default=2)
+    return {
+        "hidden_dims": tuple(max(16, width // 2**i) for i in range(layers)),
+        "activation": hp.Choice("activation", ["relu", "gelu", "silu"], default="relu"),
+        "normalization": hp.Choice("normalization", ["none", "batch", "layer"], default="none"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.0),
+    }
+
+
+def lenet(hp) -> dict[str, Any]:
+    filters = hp.Choice("filters", [4, 6, 12, 24], default=6)
+    width = hp.Choice("width", [30, 60, 120, 240], default=120)
+    return {
+        "filters": (filters, filters * 8 // 3),
+        "hidden_dims": (width, width * 7 // 10),
+        "kernel_size": hp.Choice("kernel_size", [3, 5], default=5),
+        "activation": hp.Choice("activation", ["tanh", "relu", "gelu"], default="tanh"),
+        "pooling": hp.Choice("pooling", ["average", "max"], default="average"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.0),
+    }
+
+
+def convnet(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [8, 16, 32, 64], default=32)
+    return {
+        "widths": tuple(width * 2**i for i in range(hp.Int("stages", 1, 3, default=2))),
+        "depth": hp.Int("depth", 1, 3, default=2),
+        "pooling": hp.Choice("pooling", ["max", "average"], default="max"),
+        "activation": hp.Choice("activation", ["relu", "gelu", "silu"], default="relu"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.3),
+    }
+
+
+def vgg(hp) -> dict[str, Any]:
+    depth = hp.Int("depth", 1, 3, default=2)
+    dense = hp.Choice("dense", [64, 128, 256], default=128)
+    return {
+        "depths": (1, 1, depth) if hp.Choice("stages", [2, 3], default=3) == 3 else (depth, depth),
+        "width": hp.Choice("width", [8, 16, 32, 64], default=32),
+        "hidden_dims": (dense, dense),
+        "normalization": hp.Choice("normalization", ["none", "batch"], default="none"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.0),
+    }
+
+
+def resnet(hp) -> dict[str, Any]:
+    return {
+        "depths": (hp.Int("depth", 1, 4, default=2),) * hp.Int("stages", 1, 3, default=3),
+        "width": hp.Choice("width", [8, 16, 32], default=16),
+        "preactivation": hp.Boolean("preactivation", default=False),
+        "dropout": hp.Float("dropout", 0.0, 0.5, default=0.0),
+        "stochastic_depth": hp.Float("stochastic_depth", 0.0, 0.3, default=0.0),
+    }
+
+
+def inception(hp) -> dict[str, Any]:
+    return {
+        "pool_widths": (32,) * hp.Int("first_modules", 1, 3, default=1),
+        "factorized_widths": (128,) * hp.Int("second_modules", 1, 3, default=1),
+        "expanded_blocks": hp.Int("expanded_blocks", 1, 2, default=1),
+        "width_coefficient": hp.Choice("width_coefficient", [0.0625, 0.125, 0.25], default=0.125),
+        "dropout": hp.Float("dropout", 0.0, 0.5, default=0.0),
+    }
+
+
+def efficientnet(hp) -> dict[str, Any]:
+    return {
+        "width_coefficient": hp.Choice("width_coefficient", [0.5, 1.0, 1.5], default=1.0),
+        "depth_coefficient": hp.Choice("depth_coefficient", [0.5, 1.0, 1.5], default=1.0),
+        "head_width": hp.Choice("head_width", [80, 160, 320], default=160),
+        "dropout": hp.Float("dropout", 0.0, 0.5, default=0.0),
+        "stochastic_depth": hp.Float("stochastic_depth", 0.0, 0.3, default=0.0),
+    }
+
+
+def vit(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [32, 64, 96, 128], default=64)
+    return {
+        "patch_size": hp.Choice("patch_size", [2, 4], default=2),
+        "width": width,
+        "depth": hp.Int("depth", 2, 6, default=4),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.0),
+        "stochastic_depth": hp.Float("stochastic_depth", 0.0, 0.3, default=0.0),
+    }
+
+
+Settings = dict[tuple[str, str], Any]  # ("field" or "argument", its name) → value
+
+
+def settings(hp, config: type, model: str) -> Settings:
+    """Everything a point of the space sets: fields that `config` has, and arguments of the builder."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    found: Settings = {("field", name): plain(item) for name, item in training(hp).items() if name in fields}
+    return found | {("argument", name): plain(item) for name, item in globals()[model](hp).items()}
+
+
+def plain(item: Any) -> Any:
+    """Numbers as a person writes them: four digits, also after their way through the float32 of the protocol."""
+    return float(f"{item:.4g}") if isinstance(item, float) else item
+
+
+def influence(hp, decide: Callable[[Any], Settings], draws: int = 12) -> dict[str, set[tuple[str, str]]]:
+    """What each hyperparameter can change, found by changing it alone, from its default and from random points.
+
+    Args:
+        hp: a `keras_tuner.HyperParameters` that holds the whole space.
+        decide: a point of the space to settings.
+        draws: random points tried beside the default.
+    """
+    source = random.Random(0)
+    points = [{item.name: item.default for item in hp.space}]
+    points += [{item.name: item.random_sample(source.randrange(2**31)) for item in hp.space} for _ in range(draws)]
+    changed: dict[str, set[tuple[str, str]]] = {item.name: set() for item in hp.space}
+    for point in points:
+        before = decide(at(hp, point))
+        for item in hp.space:
+            for other in levels(item, 3):
+                after = decide(at(hp, point | {item.name: other}))
+                changed[item.name] |= {key for key in after if after[key] != before[key]}
+    return changed
+
+
+def at(hp, values: dict[str, Any]):
+    """A copy of a space that stands at a point."""
+    copy = hp.copy()
+    copy.values = dict(values)
+    return copy
+
+
+def levels(item, count: int = 5) -> list[Any]:
+    """The values a grid takes of a hyperparameter: all of a choice, `count` evenly spaced ones of a range."""
+    if hasattr(item, "min_value"):
+        found = [item.prob_to_value(min(k / (count - 1), 1 - 1e-9)) for k in range(count)]
+        return list(dict.fromkeys(plain(value) for value in found))
+    return list(item.values)
+
+
+def varied(words: Sequence[str], known: Iterable[str]) -> dict[str, list[Any] | None]:
+    """`--vary width dropout=0.1,0.3` as {"width": None, "dropout": [0.1, 0.3]}.
+
+    Raises:
+        UsageError: a name that is not in the space, or a value twice.
+    """
+    names, found = list(known), {}
+    for word in words:
+        name, equals, rest = word.partition("=")
+        if name not in names:
+            raise UsageError(
+                f"Expected --vary with hyperparameters of this search, of {', '.join(names)}."
+                f"{nearest(name, names)} Received: {name!r}"
+            )
+        items = [value(part) for part in rest.split(",")] if equals else None
+        if items is not None and (not rest or len(set(items)) < len(items)):
+            raise UsageError(f"Expected --vary {name}=VALUE,VALUE with different values. Received: {word!r}")
+        found[name] = items
+    return found
+
+
+def of_kind(example: Any, items: list[Any], name: str) -> list[Any]:
+    """Values of `--vary` with the type that the hyperparameter has."""
+    try:
+        found = [type(example)(item) for item in items]
+    except (TypeError, ValueError):
+        found = []
+    if not found or (not isinstance(example, str) and found != items):
+        raise UsageError(f"Expected --vary {name} with values like {example!r}. Received: {items}")
+    return found
