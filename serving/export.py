@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -205,7 +206,7 @@ def curl(url: str, signature: str, file: str) -> str:
     """A command that sends a file to a signature that takes bytes."""
     name = "" if signature == "serving_default" else f'"signature_name": "{signature}", '
     body = f'{{{name}"instances": [{{"b64": "%s"}}]}}'
-    return f"printf '{body}' \"$(base64 < {file} | tr -d '\\n')\" | curl {url} -d @-"
+    return f"printf '{body}' \"$(base64 < {shlex.quote(file)} | tr -d '\\n')\" | curl {url} -d @-"
 
 
 def main(argv: list[str]) -> None:
