@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -218,4 +217,3 @@ def run(configs: Sequence[ModelConfig], options: Options) -> None:
         factory = importlib.import_module("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=factory) as loop:
         loop.run(serve(configs, options))
-    sys.stdout.flush()

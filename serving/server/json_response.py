@@ -61,7 +61,7 @@ def _floats(values: Any) -> Any:
 def plain(name: str, array: np.ndarray) -> Any:
     """What orjson writes for an output: the array itself where it can, else nested lists."""
     kind = array.dtype.kind
-    if array.dtype.name == "bfloat16":
+    if kind == "V":  # bfloat16
         array, kind = array.astype(np.float32), "f"
     if kind == "O":
         write: Callable[[Any], Any] = _as_b64 if name.endswith("_bytes") else _as_text
@@ -73,7 +73,9 @@ def plain(name: str, array: np.ndarray) -> Any:
         words |= dict.fromkeys(np.flatnonzero(np.isneginf(array)).tolist(), b"-Infinity")
         tokens = [orjson.Fragment(words.get(i, token)) for i, token in enumerate(finite[1:-1].split(b","))]
         return _nested(tokens, array.shape)
-    if array.ndim == 0 or array.size == 0:
+    if array.ndim == 0:
+        return array[()]
+    if array.size == 0:
         return array.tolist()
     return np.ascontiguousarray(array)
 

@@ -76,10 +76,10 @@ def _values(flat: list[Any], dtype: DType) -> np.ndarray:
                 raise _type_error(number, dtype)
     elif kind == "f":
         single = dtype.numpy.itemsize <= 4
-        greatest = float(np.finfo(np.float32 if single else np.float64).max)
         digits = 2 ** (24 if single else 53) - 1
+        beyond = 3.4028235677973366e38 if single else float("inf")  # from here on, rounding gives infinity
         for number in [number for number in flat if not -digits <= number <= digits]:
-            if type(number) is int or greatest < abs(number) < float("inf"):
+            if type(number) is int or beyond <= abs(number) < float("inf"):
                 raise invalid(
                     f"Cannot convert JSON value: {text_of(number)} to {'float' if single else 'double'} "
                     "without loss of precision."

@@ -80,27 +80,13 @@ class Server:
             self.process.kill()
 
 
-def save(folder: Path, module, signatures: dict, methods: dict[str, str] | None = None) -> Path:
-    """Write a SavedModel; `methods` gives signatures the method name of classify or regress."""
+def half_plus(base: Path, versions) -> None:
+    """TensorFlow Serving's own example, y = x / 2 + version, with classify, regress, and signatures of many kinds."""
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    tf.saved_model.save(module, str(folder), signatures=signatures)
-    if methods:
-        file = folder / "saved_model.pb"
-        message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-        for name, method in methods.items():
-            message.meta_graphs[0].signature_def[name].method_name = f"tensorflow/serving/{method}"
-        file.write_bytes(message.SerializeToString())
-    return folder
-
-
-def half_plus(folder: Path, offset: float) -> Path:
-    """TensorFlow Serving's own example, y = x / 2 + offset, with classify, regress, and signatures of many kinds."""
-    import tensorflow as tf
-
     module = tf.Module()
-    module.half, module.offset = tf.Variable(0.5), tf.Variable(offset)
+    module.half, module.offset = tf.Variable(0.5), tf.Variable(0.0)
     signatures = {}
 
     def signature(function, **inputs):
@@ -145,15 +131,22 @@ def half_plus(folder: Path, offset: float) -> Path:
 
         same.__name__ = f"same_{dtype.name}"
         signature(same, x=(None, dtype))
-    return save(folder, module, signatures, {"classify": "classify", "regress": "regress"})
+    for version in versions:
+        module.offset.assign(float(version))
+        folder = base / str(version)
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        file = folder / "saved_model.pb"
+        message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        for name in ("classify", "regress"):
+            message.meta_graphs[0].signature_def[name].method_name = f"tensorflow/serving/{name}"
+        file.write_bytes(message.SerializeToString())
 
 
 @pytest.fixture(scope="session")
 def half(tmp_path_factory) -> Path:
     """A base path with versions 1 (x/2 + 1), 2 (x/2 + 2) and 3 (x/2 + 3)."""
     base = tmp_path_factory.mktemp("half")
-    for version in (1, 2, 3):
-        half_plus(base / str(version), float(version))
+    half_plus(base, (1, 2, 3))
     return base
 
 
