@@ -35,9 +35,13 @@ def find(name: str) -> tfds.core.DatasetBuilder:
             f"Received: {name!r}"
         ) from None
     except (ValueError, AssertionError) as error:
-        raise UsageError(
-            f"Expected the name, name/config or name:version of a data set ({first_line(error)}). Received: {name!r}"
-        ) from error
+        if not short.isidentifier():
+            raise UsageError(f"Expected the name of a data set of TensorFlow Datasets. Received: {name!r}") from error
+        kind = tfds.builder_cls(short)
+        configs = ", ".join(list(kind.builder_configs)[:10]) or "none"
+        version = f"version {kind.VERSION}" if kind.VERSION else "versions by configuration"
+        expected = f"a configuration and version of {short} (configurations: {configs}; {version})"
+        raise UsageError(f"Expected {expected}. Received: {name!r}") from error
 
 
 def prepare(name: str) -> tfds.core.DatasetBuilder:
@@ -53,10 +57,10 @@ def prepare(name: str) -> tfds.core.DatasetBuilder:
     builder = find(name)
     labelled_images(builder)
     try:
-        if not builder.is_prepared():
+        if not prepared(builder):
             write(builder)
     except Exception as error:
-        if builder.is_prepared():
+        if prepared(builder):
             return find(name)
         raise Failure(
             f"The data set {name!r} could not be prepared in {builder.data_dir} ({type(error).__name__}: "
@@ -65,18 +69,22 @@ def prepare(name: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
+def prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the files are there; asked of a folder that is not, TFDS would warn."""
+    return builder.data_path.exists() and builder.is_prepared()
+
+
 def write(builder: tfds.core.DatasetBuilder) -> None:
-    """Download and prepare: with TFDS's progress bars for the catalogue, without a word for the built-in sets."""
-    if builder.name.startswith("tiny_"):
-        tfds.disable_progress_bar()
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()
-        finally:
-            tfds.enable_progress_bar()
-        return
-    host = urlsplit(next(iter(builder.url_infos or ()), ""))
-    with contextlib.nullcontext() if not host.netloc or answers(f"{host.scheme}://{host.netloc}") else refusal(host):
+    """Download and prepare; only a real download shows TFDS's progress bars."""
+    with contextlib.ExitStack() as stack:
+        host = urlsplit(next(iter(builder.url_infos or ()), ""))
+        online = not host.netloc or answers(f"{host.scheme}://{host.netloc}")
+        if not online:
+            stack.enter_context(refusal(host))
+        if builder.name.startswith("tiny_") or not online:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.callback(tfds.enable_progress_bar)
+            tfds.disable_progress_bar()
         builder.download_and_prepare()
 
 
@@ -91,7 +99,7 @@ def answers(address: str) -> bool:
 
 @contextlib.contextmanager
 def refusal(host: SplitResult) -> Iterator[None]:
-    """Requests fail at once. TFDS asks eleven times for each file, for minutes, before it says that there is no network.
+    """Requests fail at once; TFDS asks eleven times, for minutes, before it says that there is no network.
 
     What is fetched already, or put into TFDS's folder by hand, needs no request and is prepared all the same.
     """

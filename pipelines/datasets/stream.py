@@ -1,10 +1,11 @@
 """Batches in an order that is a pure function of the seed and the step, so that a resumed run sees what it would have.
 
 Pass `e` over the data is a permutation that (seed, e) decides; batches never straddle passes. `stream(start_step=s)`
-gives exactly the batches that a stream from step 0 gives from step `s` on, at once: nothing is replayed.
+gives exactly the batches that a stream from step 0 gives from step `s` on, and decodes nothing that comes before.
 
-Data that fit are decoded once into memory, and a batch is a gather at pseudo-random indices. Larger data are read in
-the order of their files through a shuffle buffer of still encoded images, and decoded after it.
+Data that fit are decoded once into memory, and a batch is a gather. Larger data are read in the order of their files
+through a shuffle buffer of still encoded images, and decoded after it. (`index_shuffle`, which needs no permutation in
+memory, is not used: over a few dozen examples its orders are measurably unfair.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 Prepare = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+Pass = Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]  # of a pass's number and its first batch: its batches
 MapFn = Callable[[tf.Tensor, dict[str, tf.Tensor]], Any]
 
 MEMORY = 2 * 2**30  # bytes of decoded examples that are kept in memory
@@ -44,15 +46,20 @@ def in_memory(source: tf.data.Dataset, count: int, prepare: Prepare) -> InMemory
         source: raw examples, each a dictionary.
         count: how many there are.
         prepare: one raw example to one of fixed shapes.
+
+    Raises:
+        ValueError: there are more or fewer.
     """
     columns: dict[str, np.ndarray] = {}
     done = 0
     for chunk in source.map(prepare, tf.data.AUTOTUNE).batch(256).prefetch(2).as_numpy_iterator():
+        start, done = done, done + len(next(iter(chunk.values())))
+        if done > count:
+            raise ValueError(f"Expected {count} examples. Received: at least {done}")
         for name, values in chunk.items():
             if name not in columns:
                 columns[name] = np.empty((count, *values.shape[1:]), values.dtype)
-            columns[name][done : done + len(values)] = values
-        done += len(values)
+            columns[name][start:done] = values
     if done != count:
         raise ValueError(f"Expected {count} examples. Received: {done}")
     with tf.device("CPU"):
@@ -88,42 +95,51 @@ def stream(
         raise ValueError(f"Expected at least one training example. Received: count={count}")
     size = min(batch_size, count)
     per_pass = count // size
-    if isinstance(source, InMemory):
-        steps = tf.data.Dataset.range(start_step, ENDLESS)
-        examples = source.examples
+    first, passed = divmod(start_step, per_pass)
+    one_pass = (
+        passes_in_memory(source, size, seed)
+        if isinstance(source, InMemory)
+        else passes_of_files(source, count, size, seed, prepare)
+    )
 
-        def gathered(step: tf.Tensor) -> Any:
-            places = permuted(step, size, per_pass, count, seed)
-            batch = {name: tf.gather(values, places) for name, values in examples.items()}
-            return map_fn(step, batch) if map_fn else batch
+    def numbered(number: tf.Tensor) -> tf.data.Dataset:
+        start = tf.where(number == first, tf.constant(passed, "int64"), 0)
+        return one_pass(number, start).take(per_pass - start).enumerate(number * per_pass + start)
 
-        return steps.map(gathered, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    found = tf.data.Dataset.range(first, ENDLESS).flat_map(numbered)
 
-    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+    def finished(step: tf.Tensor, batch: Any) -> Any:
+        if isinstance(source, InMemory):
+            batch = {name: tf.gather(values, batch) for name, values in source.examples.items()}
+        return map_fn(step, batch) if map_fn else batch
+
+    return found.map(finished, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def passes_in_memory(source: InMemory, size: int, seed: int) -> Pass:
+    """The places of the examples, int64 (size,) for a batch: a permutation, cut."""
+
+    def one_pass(number: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
+        pair = tf.stack([tf.constant(seed, "int64"), number])
+        order = tf.random.experimental.stateless_shuffle(tf.range(source.count, dtype="int64"), pair)
+        whole = source.count // size * size
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, size))).skip(start)
+
+    return one_pass
+
+
+def passes_of_files(source: tf.data.Dataset, count: int, size: int, seed: int, prepare: Prepare | None) -> Pass:
+    """The files in their order, through a shuffle buffer of `BUFFER` raw examples; what is skipped is not decoded."""
+
+    def one_pass(number: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
         tf.random.set_seed(2 * seed + 1)  # of this graph alone; `shuffle` with a tensor refuses 0
         shuffled = source.shuffle(min(count, BUFFER), seed=number, reshuffle_each_iteration=False)
+        shuffled = shuffled.skip(start * size)
         if prepare:
             shuffled = shuffled.map(prepare, tf.data.AUTOTUNE, deterministic=True)
-        return shuffled.batch(size, drop_remainder=True).take(per_pass).enumerate(number * per_pass)
+        return shuffled.batch(size, drop_remainder=True)
 
-    passes = tf.data.Dataset.range(start_step // per_pass, ENDLESS).flat_map(one_pass).skip(start_step % per_pass)
-    if map_fn:
-        passes = passes.map(map_fn, tf.data.AUTOTUNE, deterministic=True)
-    else:
-        passes = passes.map(lambda step, batch: batch)
-    return passes.prefetch(tf.data.AUTOTUNE)
-
-
-def permuted(step: tf.Tensor, size: int, per_pass: int, count: int, seed: int) -> tf.Tensor:
-    """The examples of a step: a slice of the permutation that (seed, pass) decides, without making the whole of it.
-
-    Returns:
-        int64 (size,), distinct within a pass.
-    """
-    number, place = step // per_pass, step % per_pass
-    slots = place * size + tf.range(size, dtype="int64")  # (size,)
-    pair = tf.stack([tf.constant(seed, "int64"), number])
-    return tf.random.experimental.index_shuffle(slots, pair, tf.constant(count - 1, "int64"))
+    return one_pass
 
 
 def batches(
