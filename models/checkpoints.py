@@ -57,6 +57,7 @@ _NORMALIZATIONS = {
     "efficientnet": _IDENTITY,
     "vit": _SYMMETRIC,
 }
+ARCHITECTURES = tuple(_NORMALIZATIONS)  # those with published weights
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,7 @@ def run_cli(task: Any, argv: Sequence[str] | None = None) -> typing.NoReturn:
     name = Path(task.__file__).stem
 
     def action() -> None:
+        warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         config = parse(
             task.Config, argv, prog=f"python -m pipelines.{name}", description=task.__doc__, models=task.MODELS
         )

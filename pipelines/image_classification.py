@@ -98,7 +98,8 @@ def load_data(config: Config) -> Data:
     if config.image_size or config.pretrained or not (height and width):
         height = width = config.image_size or (224 if config.pretrained or config.size else 64)
     spec: dict[str, Any] = {
-        "dataset": raw.source,
+        "dataset": raw.source.partition(": ")[0],
+        "about": raw.source.partition(": ")[2],
         "image_shape": [height, width, 3 if config.pretrained else channels],
         "resize": config.resize,
         "classes": list(raw.classes),
@@ -157,12 +158,12 @@ def arguments(config: Config) -> dict[str, Any]:
 
 
 def normalization(config: Config) -> dict[str, Any] | None:
-    """What a model with published weights, or one that scales pixels itself, expects; None: what the data say."""
-    given = arguments(config)
-    if config.pretrained or given.get("rescaling"):
-        from models import checkpoints
+    """What published weights, or a model that scales pixels itself, expect; None: what the training data say."""
+    from models import checkpoints
 
-        return checkpoints.normalization(config.model, given)
+    given = arguments(config)
+    if given.get("rescaling") or (config.pretrained and config.model in checkpoints.ARCHITECTURES):
+        return checkpoints.normalization(config.model, preactivation=given.get("preactivation", False))
     return None
 
 
@@ -173,12 +174,12 @@ def build_model(config: Config, spec: dict[str, Any]) -> Any:
     with training.dtypes(config), training.replicas(config):
         try:
             model = MODELS[config.model](tuple(spec["image_shape"]), len(spec["classes"]), **given)
+            if config.pretrained:
+                from models import checkpoints
+
+                print(checkpoints.load_weights(model, config.pretrained))
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from error
-        if config.pretrained:
-            from models import checkpoints
-
-            checkpoints.load_weights(model, config.pretrained)
         compile_model(model, config, spec)
     return model
 
@@ -352,7 +353,7 @@ def main(config: Config) -> Path:
     model = build_model(config, spec)
     size = " × ".join(map(str, spec["image_shape"]))
     counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
-    print(f"data: {spec['dataset'].partition(':')[0]}: {counts}; {len(spec['classes'])} classes, {size} pixels")
+    print(f"data: {spec['dataset']}: {counts}; {len(spec['classes'])} classes, {size} pixels")
     print(f"model: {config.model}, {model.count_params():,} parameters")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
@@ -389,7 +390,7 @@ def main(config: Config) -> Path:
         most_wrong(data, labels, probabilities, folder)
         runs.write_json(folder / "metrics.json", metrics)
         command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
-        report.model_card(folder, f"{config.model} on {spec['dataset']}", spec["dataset"], command.strip())
+        report.model_card(folder, f"{config.model} on {spec['dataset']}", command.strip())
     test, linear = metrics["test"]["accuracy"], metrics["baseline"]["accuracy"]
     print(f"test accuracy {test:.2%} (logistic regression {linear:.2%}, {fitted['train_seconds']} s): {folder}")
     print(f"pictures: {folder / 'plots'}")

@@ -109,7 +109,7 @@ def rate_sweep(rates: Sequence[float], losses: Sequence[float], chosen: float, p
     return save(figure, path)
 
 
-def model_card(folder: Path, title: str, data: str, command: str) -> Path:
+def model_card(folder: Path, title: str, command: str) -> Path:
     """`card.md`: what the model is, what it was trained on, how well it does, written from the run's files alone."""
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     spec: dict[str, Any] = json.loads((folder / "spec.json").read_text())
@@ -117,7 +117,7 @@ def model_card(folder: Path, title: str, data: str, command: str) -> Path:
     lines = [
         f"# {title}",
         "",
-        f"Trained with `{command}` on {data}.",
+        f"Trained with `{command}`.",
         "",
         "| measure | validation | test | baseline (test) |",
         "| --- | --- | --- | --- |",
@@ -133,6 +133,7 @@ def model_card(folder: Path, title: str, data: str, command: str) -> Path:
         "",
         "## Data",
         "",
+        f"- {spec['dataset']}{': ' * bool(spec['about'])}{spec['about']}",
         f"- examples: {', '.join(f'{count} {part}' for part, count in spec['counts'].items())}",
         f"- classes: {', '.join(map(str, spec['classes'][:50]))}{' …' if len(spec['classes']) > 50 else ''}",
         f"- input: {' × '.join(map(str, spec['image_shape']))} pixels (height × width × channels)",

@@ -144,10 +144,15 @@ class Progress(keras.callbacks.Callback):
 
     def was_stopped(self, patience: int | None) -> bool:
         """Whether the restored run had already stopped, by the clock or by early stopping."""
-        if not self.rows or not self.best_row:
+        if not self.rows:
             return False
-        waited = self.rows[-1]["epoch"] - self.best_row["epoch"]
+        values = [self.sign * row[self.monitor] for row in self.rows]
+        waited = len(values) - 1 - values.index(max(values))
         return bool(patience and waited >= patience) or bool(self.budget and self.earlier > self.budget)
+
+    def rank(self, row: dict[str, float]) -> tuple[float, float]:
+        """What the best epoch is chosen by: the objective, then the validation loss."""
+        return self.sign * row[self.monitor], -row["val_loss"]
 
     def on_train_batch_end(self, batch, logs=None):
         if self.budget and self.seconds() > self.budget:
@@ -162,7 +167,7 @@ class Progress(keras.callbacks.Callback):
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(self.seconds(), 3)
         self.rows.append(row)
-        if self.best_row is None or self.sign * (row[self.monitor] - self.best_row[self.monitor]) > 0:
+        if self.best_row is None or self.rank(row) > self.rank(self.best_row):
             self.best, self.best_row = self.candidate, row
         write_history(self.folder / "history.csv", self.rows)
         with self.writer.as_default(step=epoch + 1):
@@ -247,7 +252,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train a compiled model inside a run folder, from its last checkpoint if it has one.
 
-    Afterwards the model holds the best weights by `monitor` on the validation split.
+    Afterwards the model holds the best weights by `monitor` on the validation split; of equals, those of least loss.
 
     Args:
         model: compiled model.
@@ -317,7 +322,7 @@ def find_learning_rate(
     for i, (x, y, *weight) in enumerate(batches.take(steps)):
         rate = low * (high / low) ** (i / (steps - 1))
         model.optimizer.learning_rate.assign(rate)
-        now = float(model.train_on_batch(x, y, *weight))
+        now = float(model.train_on_batch(x, y, *weight, return_dict=True)["loss"])
         average = 0.9 * average + 0.1 * now
         smooth = average / (1 - 0.9 ** (i + 1))  # bias-corrected
         rates.append(rate)

@@ -1,0 +1,161 @@
+"""What every task and every architecture has to offer, checked over TASKS × MODELS, and the direction of imports."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import pipelines
+from pipelines import runs
+
+ROOT = Path(__file__).parent.parent
+PAIRS = [(task, model) for task in pipelines.TASKS for model in pipelines.get(task).MODELS]
+# Small enough to train in seconds: the arguments an architecture needs for that, and the side of the picture.
+SMALL: dict[str, tuple[dict, int]] = {
+    "mlp": ({}, 8),
+    "lenet": ({}, 8),
+    "convnet": ({"widths": (8, 8), "depth": 1}, 8),
+    "vgg": ({"width": 8}, 8),
+    "resnet": ({"depths": (1, 1), "width": 8}, 8),
+    "inception": ({"width_coefficient": 0.05}, 8),
+    "efficientnet": ({"stages": ((3, 1, 8, 1, 1), (3, 2, 8, 2, 1)), "head_width": 16}, 8),
+    "vit": ({"depth": 2, "hidden_dim": 16, "num_heads": 2}, 8),
+}
+RANK = {"models.layers": 0, "models": 1, "pipelines": 2, "tuning": 3, "serving": 3, "benchmarks": 4}
+
+
+def files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def layer(name: str) -> str | None:
+    return "models.layers" if name.startswith("models.layers") else name.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    "path", files("models", "pipelines", "tuning", "serving"), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_go_one_way(path):
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imports(path):
+        other = layer(name)
+        if other in RANK and other != own:
+            assert RANK[other] < RANK[own], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", files("models"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_models_run_on_every_backend_so_they_import_no_tensorflow(path):
+    roots = {name.partition(".")[0] for name in imports(path)}
+    assert not roots & {"tensorflow", "tf_keras", "jax", "torch"}
+
+
+def test_nobody_uses_legacy_keras_outside_the_files_of_reinforcement_learning():
+    for path in files("models", "pipelines", "tuning", "serving", "benchmarks"):
+        if not re.search(r"agents|environments|reinforcement_learning|rl_", path.stem):
+            assert not re.search(r"\btf\.keras\b|tf_keras|tf_agents", path.read_text()), path
+
+
+@pytest.mark.parametrize("task", pipelines.TASKS)
+def test_a_task_offers_the_names_of_the_contract(task):
+    module = pipelines.get(task)
+    assert dataclasses.is_dataclass(module.Config) and issubclass(module.Config, pipelines.BaseConfig)
+    assert module.OBJECTIVE[1] in ("max", "min")
+    assert callable(module.main) and callable(module.serving_fn)
+    for field in dataclasses.fields(module.Config):
+        assert field.metadata["help"]
+
+
+@pytest.mark.parametrize(("task", "model"), PAIRS, ids=lambda x: x)
+def test_a_name_is_the_file_the_builder_the_space_and_the_flag(task, model):
+    builder = pipelines.get(task).MODELS[model]
+    assert builder.function.__name__ == model
+    assert hasattr(importlib.import_module("tuning.spaces"), model)
+    assert Path(importlib.import_module(builder.module).__file__).parent == ROOT / "models"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("contract")
+
+
+@pytest.mark.parametrize(("task", "model"), PAIRS, ids=lambda x: x)
+def test_every_architecture_goes_through_its_task(task, model, out):
+    """Trains, reports, loads, and serves the answers that were evaluated."""
+    import tensorflow as tf
+
+    module = pipelines.get(task)
+    arguments, side = SMALL[model]
+    config = module.Config(model=model, model_args=arguments, image_size=side, limit=64, epochs=1, out=str(out))
+    folder = module.main(config)
+    run = runs.load(folder)
+    assert run.metrics["test"].keys() >= {module.OBJECTIVE[0]}
+    serve, signature = module.serving_fn(run.model, run.config, run.spec)
+    (name, spec), *_ = signature.items()
+    assert (name, spec.dtype) == ("image", tf.string)
+    data = module.load_data(run.config)
+    _, probabilities = module.predict(run.model, data.test, run.spec)
+    pictures = data.test.examples["image"][:3]
+    answer = tf.function(serve)(tf.stack([tf.io.encode_png(picture) for picture in pictures]))
+    np.testing.assert_allclose(answer["probabilities"], probabilities[:3], atol=1e-5)
+    assert [t.decode() for t in answer["label"].numpy()] == [
+        run.spec["classes"][k] for k in probabilities[:3].argmax(-1)
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(line.strip(), comments=True) for line in re.findall(r"^ {4}(python -m \S.*)$", text, re.M)]
+
+
+def documented() -> list[list[str]]:
+    """Every `python -m pipelines.<task> …` of a docstring or a page that needs nothing but what is built in."""
+    found = []
+    for path in [*files("models", "pipelines"), ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        if path.exists():
+            text = path.read_text()
+            found += [words for words in commands(text) if re.fullmatch(r"pipelines\.\w+", words[2])]
+    unique = {shlex.join(words): words for words in found}
+    return [words for words in unique.values() if words[2].rpartition(".")[2] in pipelines.TASKS]
+
+
+@pytest.mark.parametrize("words", documented(), ids=shlex.join)
+def test_documented_commands_are_accepted(words):
+    """Each is parsed, and what it names exists; those on built-in data are run in the slow tests."""
+    from pipelines.config import parse
+
+    module = pipelines.get(words[2].rpartition(".")[2])
+    if "--help" not in words:
+        config = parse(module.Config, words[3:], models=module.MODELS)
+        module.arguments(config)
+
+
+def test_the_lock_holds_no_addresses_and_every_entry_a_hash():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    entries = re.findall(r"^[a-z0-9][^\n]*==[^\n]*\n(.*?)(?=^[a-z0-9]|\Z)", text, re.M | re.S)
+    assert len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_saved_model_loads_by_keras_alone_once_its_file_is_imported(out):
+    folder = sorted((out / "image_classification").glob("vit-*"))[0]
+    assert isinstance(keras.saving.load_model(folder / "model.keras"), keras.Model)
+    assert json.loads((folder / "state.json").read_text())["state"] == "finished"
