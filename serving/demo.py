@@ -12,7 +12,6 @@ is marked, and is no error.)
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import signal
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import runs
-from pipelines.config import Failure, Parser, guarded
+from pipelines.config import Failure, Parser, guarded, quiet_tensorflow
 from serving.client import Client
 from serving.export import SUMMARY, curl, model_base, versions
 from serving.transports import ServerError
@@ -177,24 +176,27 @@ def draw(pictures: Sequence[bytes], truth: Any, labels: Any, probabilities: Any,
     report.image_grid(pixels, titles, path, heading="answers of the model server (red: wrong)", wrong=wrong)
 
 
-def demo(out: str, exported: str) -> None:
+def demo(out: str, exported: str, limit: int | None = None) -> None:
     """Run the demonstration.
 
     Args:
         out: where the run folder goes.
         exported: where the exported version goes.
+        limit: train on at most this many pictures; default: all.
 
     Raises:
         Failure: a step fails, or answers disagree.
     """
     begin = time.monotonic()
     before = set(runs.find(out, TASK))
-    run("-m", f"pipelines.{TASK}", *(["--out", out] if out != "runs" else []))
+    fewer = ["--limit", str(limit)] if limit is not None else []
+    run("-m", f"pipelines.{TASK}", *fewer, *(["--out", out] if out != "runs" else []))
     folder = next(found for found in runs.find(out, TASK) if found not in before)
     run("-m", "serving.export", str(folder), *(["--out", exported] if exported != "exported" else []))
     base = model_base(exported, TASK, "savedmodel")
     version = base / str(versions(base)[-1])
 
+    quiet_tensorflow()
     trained = runs.load(folder, model=False)
     pictures, truth = test_pictures(trained)
     files = save_pictures(folder / "pictures", pictures[:SHOWN], truth)
@@ -208,6 +210,7 @@ def demo(out: str, exported: str) -> None:
         print(f"\n$ {line}", flush=True)
         if shutil.which("curl"):
             subprocess.run(["sh", "-c", line], check=False)  # the line as it is printed
+            print()
     print(f"\n{table([path.name for path in files], truth, rest[:2], grpc[:2])}")
 
     right, measured = int((rest[0] == truth).sum()), trained.metrics["test"]["accuracy"]
@@ -236,10 +239,10 @@ def main(argv: list[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", default="runs", metavar="DIR", help="where the run folder goes (default runs)")
     parser.add_argument("--exported", default="exported", metavar="DIR", help="where the model goes (default exported)")
+    parser.add_argument("--limit", type=int, metavar="N", help="train on at most N pictures; default: all")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     flags = parser.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    demo(flags.out, flags.exported)
+    demo(flags.out, flags.exported, flags.limit)
 
 
 if __name__ == "__main__":

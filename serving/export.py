@@ -30,7 +30,7 @@ from typing import Any
 
 import pipelines
 from pipelines import runs
-from pipelines.config import Failure, Parser, UsageError, guarded
+from pipelines.config import Failure, Parser, UsageError, guarded, quiet_tensorflow
 
 FORMATS = {"savedmodel": ("savedmodel",), "onnx": ("onnx",), "both": ("savedmodel", "onnx")}
 SUMMARY = "signature.json"
@@ -199,14 +199,14 @@ def example(task: str, version: int, name: str, signature: dict[str, Any]) -> di
     for size in reversed(tensor["shape"][1:]):
         nested = [nested] * (size or 2)
     body = json.dumps({"signature_name": name, "instances": [nested]}, separators=(",", ":"))
-    return {"curl": f"curl {url} -d '{body}'"} if len(body) < 2000 else {}
+    return {"curl": f"curl -s {url} -d '{body}'"} if len(body) < 2000 else {}
 
 
 def curl(url: str, signature: str, file: str) -> str:
     """A command that sends a file to a signature that takes bytes."""
     name = "" if signature == "serving_default" else f'"signature_name": "{signature}", '
     body = f'{{{name}"instances": [{{"b64": "%s"}}]}}'
-    return f"printf '{body}' \"$(base64 < {shlex.quote(file)} | tr -d '\\n')\" | curl {url} -d @-"
+    return f"printf '{body}' \"$(base64 < {shlex.quote(file)} | tr -d '\\n')\" | curl -s {url} -d @-"
 
 
 def main(argv: list[str]) -> None:
@@ -224,7 +224,7 @@ def main(argv: list[str]) -> None:
         if value is not None and value < 1:
             raise UsageError(f"Expected --{name} of at least 1. Received: {value}")
     runs.state(flags.run)  # a wrong folder is told before TensorFlow is loaded
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     kinds = FORMATS[flags.format]
     paths = export(flags.run, out=flags.out, version=flags.version, formats=kinds, gate_limit=flags.gate_limit)
     for path in paths:

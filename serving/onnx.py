@@ -28,7 +28,7 @@ FILE = "model.onnx"
 class OnnxModel:
     """A loaded model: called with {input: array}, answers {output: array}; strings are Python `str`.
 
-    `inputs` and `outputs` are {name: (dtype, shape)}, with None in the shape for the number of examples.
+    `inputs` and `outputs` are {name: (dtype, shape)}: NumPy's names and `string`, None for the number of examples.
     """
 
     def __init__(self, session: Any):
@@ -54,7 +54,8 @@ class OnnxModel:
                 )
             array = np.asarray(inputs[name])
             fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape))
-            if str(array.dtype) != dtype or not fits:
+            kind = "string" if array.dtype.kind in "OU" else str(array.dtype)
+            if kind != dtype or not fits:
                 raise ValueError(f"Expected {name} of {dtype} {shape}. Received: {array.dtype} {array.shape}")
             arrays[name] = array
         return dict(zip(self.outputs, self.session.run(None, arrays)))
@@ -95,7 +96,7 @@ def _session(model: str | bytes, threads: int = 0) -> Any:
 def _kind(value: Any) -> tuple[str, tuple[int | None, ...]]:
     """The dtype in NumPy's words and the shape of an input or output."""
     dtype = value.type.removeprefix("tensor(").removesuffix(")")
-    names = {"float": "float32", "double": "float64", "string": "str"}
+    names = {"float": "float32", "double": "float64"}
     return names.get(dtype, dtype), tuple(size if isinstance(size, int) else None for size in value.shape)
 
 
