@@ -171,6 +171,8 @@ class Grpc:
     """The gRPC services, through the official stubs."""
 
     def __init__(self, address: str, timeout: float):
+        if "://" in address:
+            raise UsageError(f"Expected HOST:PORT for --grpc. Received: {address!r}")
         try:
             import grpc
             from tensorflow_serving.apis import (
@@ -184,8 +186,6 @@ class Grpc:
             raise Failure(
                 f"Expected the serving extra (pip install 'dl-essentials[serving]'). Received: {error}"
             ) from None
-        if "://" in address:
-            raise UsageError(f"Expected HOST:PORT for --grpc. Received: {address!r}")
         self.address, self.timeout, self._error = address, timeout, grpc.RpcError
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options=limits)

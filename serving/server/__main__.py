@@ -102,12 +102,13 @@ def start(argv: Sequence[str]) -> None:
     if any(len(pair) != 2 for pair in pairs):
         raise UsageError(f"Expected --grpc_channel_arguments KEY=VALUE,… Received: {flags.grpc_channel_arguments!r}")
 
-    from serving.server import config
+    from serving.server import config, ports
 
     if flags.model_config_file:
         configs = config.read(flags.model_config_file)
     else:
         configs = [config.ModelConfig(flags.model_name, Path(flags.model_base_path))]
+    ports.check(port=flags.port, rest_api_port=flags.rest_api_port)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from serving.server import app
 

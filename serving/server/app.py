@@ -12,7 +12,6 @@ import importlib
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from serving.server.calls import Runner
 from serving.server.config import ModelConfig
 from serving.server.errors import ServingError
 from serving.server.grpc_service import ModelService, PredictionService
+from serving.server.ports import bind
 from serving.server.rest import RestApi
 from serving.server.versions import Manager, Version
 
@@ -54,24 +54,6 @@ class Options:
 def log(line: str) -> None:
     """A line for people."""
     print(f"[serving] {line}", flush=True)
-
-
-def bind(port: int, flag: str) -> socket.socket:
-    """A socket that listens on this port of all interfaces.
-
-    Raises:
-        Failure: the port is in use or not allowed.
-    """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("0.0.0.0", port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise Failure(f"Expected a free port for {flag}. Received: {port} ({error.strerror})") from None
-    listening.setblocking(False)
-    return listening
 
 
 def loader(options: Options) -> Any:
@@ -113,8 +95,6 @@ async def serve(configs: Sequence[ModelConfig], options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     http_socket = bind(options.rest_api_port, "--rest_api_port") if options.rest_api_port else None
-    if options.port:
-        bind(options.port, "--port").close()  # gRPC's own message is a page long
     manager = Manager(configs, loader(options), log)
     runner = Runner(manager, options.threads or max(2, os.cpu_count() or 2))
     first = asyncio.create_task(manager.poll())
