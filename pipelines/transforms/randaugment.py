@@ -100,16 +100,15 @@ def mean_grey(images: tf.Tensor) -> tf.Tensor:
 
 def smooth(images: tf.Tensor) -> tf.Tensor:
     """Each pixel averaged with its eight neighbours, itself five times; the border stays."""
-    total = 5.0 * images[:, 1:-1, 1:-1]  # (b, h - 2, w - 2, c)
     height, width = tf.shape(images)[1], tf.shape(images)[2]
+    wide = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # (b, h + 2, w + 2, c)
+    total = 4.0 * images
     for row in range(3):
         for column in range(3):
-            if (row, column) != (1, 1):
-                total += images[:, row : height - 2 + row, column : width - 2 + column]
-    inner = tf.pad(total / 13.0, [[0, 0], [1, 1], [1, 1], [0, 0]])  # (b, h, w, c)
+            total += wide[:, row : row + height, column : column + width]
     rows, columns = tf.range(height)[:, None], tf.range(width)[None, :]
     border = (rows == 0) | (rows == height - 1) | (columns == 0) | (columns == width - 1)  # (h, w)
-    return tf.where(border[None, :, :, None], images, inner)
+    return tf.where(border[None, :, :, None], images, total / 13.0)
 
 
 def equalize(images: tf.Tensor) -> tf.Tensor:
