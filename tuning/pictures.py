@@ -15,6 +15,11 @@ from pipelines.report import save
 from tuning.report import Search, best_command, best_so_far, number, random_line
 
 COLOURS = "Viridis"
+LABEL: dict[str, Any] = {
+    "fontsize": 7,
+    "va": "center",
+    "bbox": {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
 pre{background:#f4f4f4;padding:1em;overflow-x:auto}table{border-collapse:collapse;font-size:13px}
 td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:left}tr.failed td{color:#a33}div.wide{overflow-x:auto}"""
@@ -28,7 +33,7 @@ def axis(search: Search, name: str) -> tuple[list[float], list[float], list[str]
     """
     items: list[Any] = [trial.values[name] for trial in search.finished]
     kinds = sorted(set(items))
-    if len(kinds) <= 6 or isinstance(kinds[0], (str, bool)):
+    if len(kinds) <= min(6, len(items) - 1) or isinstance(kinds[0], (str, bool)):
         places = range(len(kinds))
         return [float(kinds.index(item)) for item in items], [float(k) for k in places], [number(k) for k in kinds]
     low, high = kinds[0], kinds[-1]
@@ -144,6 +149,7 @@ def png(search: Search, weights: Any, path: Path) -> Path:
     if len(line) > sure:
         panels["best"].plot(steps[sure - 1 :], line[sure - 1 :], "--", color="grey", label="estimate, too low")
     panels["best"].set(xlabel=cost_name(search), ylabel=name, title="best so far")
+    panels["best"].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     panels["best"].grid(alpha=0.25)
     panels["best"].legend(fontsize=8)
     panels["importance"].set_title("importance: share of the variance lost by shuffling")
@@ -169,10 +175,10 @@ def parallel(search: Search, panel: Any, plt: Any) -> None:
         least, range_ = min(values), (max(values) - min(values)) or 1.0
         heights.append([(value - least) / range_ for value in values])
         for mark, label in zip(marks, labels):
-            panel.text(place + 0.02, (mark - least) / range_, label, fontsize=7, va="center")
+            panel.text(place + 0.03, (mark - least) / range_, label, **LABEL)
     heights.append([(result - low) / ((high - low) or 1.0) for result in results])
     for mark in (low, high):
-        panel.text(len(names) + 0.02, (mark - low) / ((high - low) or 1.0), f"{mark:.4f}", fontsize=7, va="center")
+        panel.text(len(names) + 0.03, (mark - low) / ((high - low) or 1.0), f"{mark:.4f}", **LABEL)
     for trial, line in sorted(enumerate(zip(*heights)), key=lambda pair: search.sign * results[pair[0]]):
         good = heights[-1][trial] if search.sign > 0 else 1 - heights[-1][trial]
         panel.plot(range(len(names) + 1), line, color=plt.get_cmap("viridis")(good), alpha=0.8, linewidth=1.3)

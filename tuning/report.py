@@ -215,10 +215,11 @@ def importance(search: Search) -> tuple[dict[str, float], float] | str:
 
 def table(search: Search, most: int = 20) -> str:
     """The trials by result, `most` at most, and under them those that failed, with the reason."""
-    header = ["", "trial", search.objective[0], *search.names, "seconds", "run"]
+    names = [name for name in search.names if len({str(trial.values.get(name)) for trial in search.trials}) > 1]
+    header = ["", "trial", search.objective[0], *names, "seconds", "run"]
     rows: list[list[Any]] = []
     for place, trial in enumerate(search.ranked[:most]):
-        cells = [number(trial.values[name]) if name in trial.values else "" for name in search.names]
+        cells = [number(trial.values[name]) if name in trial.values else "" for name in names]
         seconds = None if trial.seconds is None else f"{trial.seconds:.1f}"
         rows.append([place + 1, int(trial.id) + 1, trial.objective, *cells, seconds, trial.run])
     lines = [runs.table(header, rows)]

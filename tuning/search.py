@@ -102,7 +102,9 @@ def read(argv: Sequence[str]) -> Plan:
     check(flags)
     one_of(flags.model, pipeline.MODELS, "--model")
     fields = {field.name for field in dataclasses.fields(pipeline.Config)}
-    named = {word.partition("=")[0].removeprefix("--").removeprefix("no-") for word in underscored(words)}
+    named = {
+        word.partition("=")[0].removeprefix("--").removeprefix("no-") for word in underscored(words) if word[:2] == "--"
+    }
     folder = Path(flags.out) / (flags.name or f"{task}-{flags.model}-{flags.tuner}")
     kept = {name: getattr(flags, name) for name in fields - {"out", "budget", "export"}}
     base = pipeline.Config(**kept, out=str(folder / "runs"))

@@ -136,11 +136,23 @@ def vit(hp) -> dict[str, Any]:
     }
 
 
+class At:
+    """A point of a space, read as `hp` is: a hyperparameter answers its value there, or else its default."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def read(self, name: str, *_: Any, default: Any, **__: Any) -> Any:
+        return self.values.get(name, default)
+
+    Boolean = Choice = Float = Int = read
+
+
 Settings = dict[tuple[str, str], Any]  # ("field" or "argument", its name) → value
 
 
 def settings(hp, config: type, model: str) -> Settings:
-    """Everything a point of the space sets: fields that `config` has, and arguments of the builder."""
+    """Everything that `hp` sets: fields that `config` has, and arguments of the builder."""
     fields = {field.name for field in dataclasses.fields(config)}
     found: Settings = {("field", name): plain(item) for name, item in training(hp).items() if name in fields}
     return found | {("argument", name): plain(item) for name, item in globals()[model](hp).items()}
@@ -156,7 +168,7 @@ def influence(hp, decide: Callable[[Any], Settings], draws: int = 12) -> dict[st
 
     Args:
         hp: a `keras_tuner.HyperParameters` that holds the whole space.
-        decide: a point of the space to settings.
+        decide: from a point of the space, read as `hp`, to settings.
         draws: random points tried beside the default.
     """
     source = random.Random(0)
@@ -164,19 +176,12 @@ def influence(hp, decide: Callable[[Any], Settings], draws: int = 12) -> dict[st
     points += [{item.name: item.random_sample(source.randrange(2**31)) for item in hp.space} for _ in range(draws)]
     changed: dict[str, set[tuple[str, str]]] = {item.name: set() for item in hp.space}
     for point in points:
-        before = decide(at(hp, point))
+        before = decide(At(point))
         for item in hp.space:
             for other in levels(item, 3):
-                after = decide(at(hp, point | {item.name: other}))
+                after = decide(At(point | {item.name: other}))
                 changed[item.name] |= {key for key in after if after[key] != before[key]}
     return changed
-
-
-def at(hp, values: dict[str, Any]):
-    """A copy of a space that stands at a point."""
-    copy = hp.copy()
-    copy.values = dict(values)
-    return copy
 
 
 def levels(item, count: int = 5) -> list[Any]:
@@ -188,23 +193,28 @@ def levels(item, count: int = 5) -> list[Any]:
 
 
 def varied(words: Sequence[str], known: Iterable[str]) -> dict[str, list[Any] | None]:
-    """`--vary width dropout=0.1,0.3` as {"width": None, "dropout": [0.1, 0.3]}.
+    """`--vary width dropout=0.1,0.3`, split at spaces and commas, as {"width": None, "dropout": [0.1, 0.3]}.
 
     Raises:
         UsageError: a name that is not in the space, or a value twice.
     """
-    names, found = list(known), {}
+    names = list(known)
+    found: dict[str, list[Any] | None] = {}
     for word in words:
         name, equals, rest = word.partition("=")
+        last = found[next(reversed(found))] if found else None
+        if not equals and last is not None and name not in names:
+            last.append(value(word))  # the command line splits at commas
+            continue
         if name not in names:
             raise UsageError(
                 f"Expected --vary with hyperparameters of this search, of {', '.join(names)}."
                 f"{nearest(name, names)} Received: {name!r}"
             )
-        items = [value(part) for part in rest.split(",")] if equals else None
-        if items is not None and (not rest or len(set(items)) < len(items)):
-            raise UsageError(f"Expected --vary {name}=VALUE,VALUE with different values. Received: {word!r}")
-        found[name] = items
+        found[name] = [value(rest)] if equals else None
+    for name, items in found.items():
+        if items is not None and len(set(items)) < len(items):
+            raise UsageError(f"Expected --vary {name}=VALUE,VALUE with different values. Received: {items}")
     return found
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import io
+import logging
 import os
 import time
 from pathlib import Path
@@ -71,7 +71,7 @@ class Point:
 
     def config(self, values: dict[str, Any]) -> Any:
         """The configuration of a trial; what is not searched is as in `plan.base`."""
-        found = self.settings(spaces.at(self.space, {item.name: item.default for item in self.space.space} | values))
+        found = self.settings(spaces.At(values))
         found = {key: item for key, item in found.items() if key in self.used}
         fields = {name: item for (kind, name), item in found.items() if kind == "field"}
         arguments = {name: item for (kind, name), item in found.items() if kind == "argument"}
@@ -79,6 +79,9 @@ class Point:
             fields["epochs"] = int(values["tuner/epochs"])
         base = self.plan.base
         return dataclasses.replace(base, **fields, model_args={**arguments, **base.model_args})
+
+    def grid(self) -> str:
+        return " × ".join(f"{item.name} ({len(spaces.levels(item))})" for item in self.space.space)
 
 
 class PipelineTuner(BaseTuner):
@@ -141,7 +144,6 @@ class PipelineTuner(BaseTuner):
             raise FailedTrialError(reason) from error
         finally:
             keras.utils.clear_session()
-            gc.collect()
         record.end(state="finished", run=str(folder), objective=result, seconds=metrics["train_seconds"])
         best = report.load(self.plan.folder).best
         mark = f"best so far {best.objective:.4f}" if best else ""
@@ -208,6 +210,7 @@ def wait_for(folder: Path) -> None:
 
 def work(plan: Plan) -> None:
     """Work on a search in this process: alone, as the chief, or as one of its workers."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that every trial traces its own functions is no news
     point, flags = Point(plan), plan.flags
     oracle = oracles.make(
         flags.tuner,
@@ -221,9 +224,5 @@ def work(plan: Plan) -> None:
     if plan.deadline is not None:
         oracle.time_left = plan.deadline - time.time()
     if flags.tuner == "grid" and "worker" not in os.environ.get("KERASTUNER_TUNER_ID", ""):
-        print(f"the grid has {oracle.size():,} points: {report_names(point)}")
+        print(f"the grid has {oracle.size():,} points: {point.grid()}")
     PipelineTuner(plan, point, oracle).search()
-
-
-def report_names(point: Point) -> str:
-    return " × ".join(f"{item.name} ({len(spaces.levels(item))})" for item in point.space.space)
