@@ -11,17 +11,16 @@ Over REST nothing here needs TensorFlow; over gRPC the official messages do, and
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.config import Parser, UsageError, guarded, nearest
+from serving.records import batches, records
 from serving.transports import Grpc, Rest, Signature, as_array
 
 
@@ -116,90 +115,6 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
-
-
-Record = tuple[str, dict[str, Any]]
-
-
-def records(paths: Sequence[str], signature: Signature) -> Iterator[Record]:
-    """What to ask, from files, folders and CSV files: a name for people, and one example by input name.
-
-    Raises:
-        UsageError: a path does not exist, holds nothing, or does not fit the inputs of the signature.
-    """
-    for given in paths:
-        path = Path(given)
-        if not path.exists():
-            raise UsageError(f"Expected a file or a folder. Received: {given}")
-        hidden = (part for part in sorted(path.rglob("*")) if part.is_file() and not part.name.startswith("."))
-        files = list(hidden) if path.is_dir() else [path]
-        if not files:
-            raise UsageError(f"Expected files in the folder. Received: {given}, which is empty")
-        for file in files:
-            name = str(file.relative_to(path)) if path.is_dir() else file.name
-            if file.suffix.lower() == ".csv":
-                yield from _rows(file, name, signature)
-            else:
-                yield name, _file(file, signature)
-
-
-def _file(file: Path, signature: Signature) -> dict[str, Any]:
-    """One file as one example: the bytes for a string input, the array of an .npy file for a numeric one."""
-    if len(signature.inputs) != 1:
-        raise UsageError(f"Expected a CSV file with the columns {', '.join(signature.inputs)}. Received: {file}")
-    ((name, tensor),) = signature.inputs.items()
-    if file.suffix.lower() == ".npy":
-        return {name: np.load(file, allow_pickle=False)}
-    if tensor.dtype.short != "string":
-        raise UsageError(
-            f"Expected a CSV or .npy file for input {name!r} of type {tensor.dtype.short}. Received: {file}"
-        )
-    return {name: file.read_bytes()}
-
-
-def _rows(file: Path, name: str, signature: Signature) -> Iterator[Record]:
-    """The rows of a CSV file with a header."""
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        reader = csv.DictReader(text)
-        columns = list(reader.fieldnames or ())
-        missing = [key for key in signature.inputs if key not in columns]
-        features = (
-            len(signature.inputs) == 1 and missing and next(iter(signature.inputs.values())).dtype.short != "string"
-        )
-        if missing and not features:
-            raise UsageError(
-                f"Expected the columns {', '.join(signature.inputs)} in {file}.{nearest(missing[0], columns)} "
-                f"Received: {', '.join(columns) or 'an empty file'}"
-            )
-        for number, row in enumerate(reader, start=2):
-            try:
-                if features:
-                    yield f"{name}:{number}", {missing[0]: [float(row[column]) for column in columns]}
-                else:
-                    yield f"{name}:{number}", {key: _cell(row[key], tensor) for key, tensor in signature.inputs.items()}
-            except (TypeError, ValueError) as error:
-                raise UsageError(f"Expected numbers in line {number} of {file}. Received: {error}") from None
-
-
-def _cell(text: str, tensor: Any) -> Any:
-    """A cell in the type of its input; inputs of shape (b, 1) get a list of one."""
-    kind = tensor.dtype.numpy.kind
-    value: Any = text if kind == "O" else int(text) if kind in "iub" else float(text)
-    return [value] if tensor.shape is not None and len(tensor.shape) == 2 else value
-
-
-def batches(asked: Iterator[Record], signature: Signature, size: int) -> Iterator[list[Record]]:
-    """Examples in groups of one shape; alone where an input has no free first dimension."""
-    free = all(t.shape is None or (t.shape and t.shape[0] == -1) for t in signature.inputs.values())
-    group: list[Record] = []
-    for record in asked:
-        same = group and all(np.shape(group[0][1][key]) == np.shape(value) for key, value in record[1].items())
-        if group and (not same or len(group) >= size or not free):
-            yield group
-            group = []
-        group.append(record)
-    if group:
-        yield group
 
 
 def answers(client: Client, paths: Sequence[str], signature: str, size: int) -> Iterator[dict[str, Any]]:
