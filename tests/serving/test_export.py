@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import image_classification, runs
-from pipelines.config import Failure, UsageError
+from pipelines.config import Failure, UsageError, guarded
 from serving import export, gate
 
 TASK = "image_classification"
@@ -186,28 +188,49 @@ def tampered(monkeypatch, change) -> None:
     monkeypatch.setattr(image_classification, "serving_fn", serving_fn)
 
 
-@pytest.mark.parametrize("what", ["probabilities", "label", "nan", "missing"])
+@pytest.mark.parametrize("what", ["probabilities", "label"])
 def test_answers_other_than_keras_are_not_published(what, tiny_run, tmp_path, monkeypatch):
     import tensorflow as tf
 
     change = {
         "probabilities": lambda a: a | {"probabilities": a["probabilities"] + 1e-3},
         "label": lambda a: a | {"label": tf.strings.join([a["label"], "!"])},
-        "nan": lambda a: a | {"probabilities": a["probabilities"] * float("nan")},
-        "missing": lambda a: {"label": a["label"]},
     }[what]
     tampered(monkeypatch, change)
-    with pytest.raises(Failure, match="serving_default"):
+    with pytest.raises(Failure, match=f"'{what}' of savedmodel serving_default .* nothing was published"):
         export.export(tiny_run, out=tmp_path / "exported", gate_limit=40)
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_difference_below_the_tolerance_passes_and_is_told(tiny_run, tmp_path, monkeypatch):
-    tampered(monkeypatch, lambda a: a | {"probabilities": a["probabilities"] + 5e-6})
-    (path,) = export.export(tiny_run, out=tmp_path, gate_limit=3)
-    measured = json.loads((path / "signature.json").read_text())["gate"]["savedmodel serving_default"]
-    assert measured["examples"] == 3
-    assert 4e-6 < measured["largest_difference"] < 6e-6
+EXPECTED = {"p": np.float32([[0.25, 0.75], [1, 0]])}
+
+
+@pytest.mark.parametrize(
+    "answered, told",
+    [
+        ({"p": EXPECTED["p"] + np.float32([[0], [2e-5]])}, "in 1 of 2 test examples, first in number 11"),
+        ({"p": EXPECTED["p"] * np.nan}, "in 2 of 2 test examples"),
+        ({"p": EXPECTED["p"][:, :1]}, r"shape \(2, 2\)\. Received: \(2, 1\)"),
+        ({"q": EXPECTED["p"]}, "Expected the output 'p' of x. Received: q"),
+    ],
+)
+def test_the_gate_names_what_is_wrong(answered, told):
+    with pytest.raises(Failure, match=told):
+        gate.compare("x", 10, EXPECTED, answered)
+
+
+@given(st.floats(0, 9e-6), st.floats(1, 1e6))
+def test_the_gate_lets_rounding_pass_and_measures_it(off, scale):
+    wanted = np.float64([[scale, 0.0], [0.0, -scale]])
+    doors = {"x": ("s", lambda inputs: {"v": wanted + off * scale})}
+    found = gate.check(doors, [{"s": ({}, {"v": wanted})}] * 2)["x"]
+    assert found["examples"] == 4
+    assert found["largest_difference"] == pytest.approx(off, abs=1e-9)
+
+
+def test_a_signature_that_nothing_is_known_about_does_not_pass():
+    with pytest.raises(Failure, match="Expected test examples for x"):
+        gate.check({"x": ("s", lambda inputs: {})}, [{"other": ({}, EXPECTED)}])
 
 
 def test_labels_may_differ_only_where_probabilities_tie():
@@ -233,16 +256,17 @@ def test_a_version_is_invisible_until_it_is_whole(tiny_run, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_leaves_the_versions_as_they_were(tiny_run, tmp_path):
+def test_a_disk_that_fills_up_leaves_the_versions_as_they_were(tiny_run, tmp_path, capfd):
     (tmp_path / TASK / "1").mkdir(parents=True)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # files may not grow beyond 10 kB
     try:
-        with pytest.raises(Exception):  # noqa: B017 (which class TensorFlow raises depends on the file)
-            export.export(tiny_run, out=tmp_path)
+        assert guarded(lambda: export.export(tiny_run, out=tmp_path)) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / TASK).iterdir()] == ["1"]
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and "File too large" in said and said.count("\n") == 1
 
 
 def test_photographs_of_mixed_sizes_pass_the_gate(tmp_path):
@@ -298,11 +322,16 @@ def test_a_run_that_cannot_be_exported_is_told_apart(what, tiny_run, tmp_path):
     ],
 )
 def test_wrong_commands_end_with_one_line_and_code_2(words, code, told, capsys):
-    from pipelines.config import guarded
-
     assert guarded(lambda: export.main(words)) == code
     said = capsys.readouterr()
     assert told in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_a_damaged_model_is_one_line_and_code_1(tiny_run, tmp_path, capfd):
+    damaged = broken(tiny_run, tmp_path, "damaged model")
+    assert guarded(lambda: export.main([str(damaged), "--out", str(tmp_path)])) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: Expected a readable model.keras") and said.count("\n") == 1
 
 
 def test_the_command_writes_both_formats_and_says_how_to_serve(command, tiny_run, tmp_path):
@@ -312,10 +341,6 @@ def test_the_command_writes_both_formats_and_says_how_to_serve(command, tiny_run
     assert f"exported: {tmp_path / TASK / '1'}\n" in done.stdout
     assert f"--model_name={TASK} --model_base_path={tmp_path / TASK}\n" in done.stdout
     assert (tmp_path / f"{TASK}-onnx" / "1" / "model.onnx").exists()
-    damaged = broken(tiny_run, tmp_path, "damaged model")
-    done = command("serving.export", damaged, "--out", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: Expected a readable model.keras") and done.stderr.count("\n") == 1
 
 
 def test_help_needs_no_tensorflow():
