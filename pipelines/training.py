@@ -40,11 +40,17 @@ def total_steps(config: TrainingConfig, examples: int) -> int:
 def steps_per_execution(config: TrainingConfig, examples: int) -> int:
     """How many steps one call of the compiled function takes: the largest number up to 32 that divides an epoch.
 
+    One with replicas: Keras 3.15 cannot trace several steps in a call under `MirroredStrategy`.
+
     Raises:
-        UsageError: `--steps_per_execution` does not divide an epoch.
+        UsageError: `--steps_per_execution` does not divide an epoch, or is not 1 with replicas.
     """
     whole = math.gcd(steps_per_epoch(config, examples), total_steps(config, examples))
     wanted = config.steps_per_execution
+    if config.distribution != "none":
+        if wanted not in (None, 1):
+            raise UsageError(f"Expected --steps_per_execution 1 with --distribution mirrored. Received: {wanted}")
+        return 1
     if wanted and whole % wanted:
         raise UsageError(f"Expected --steps_per_execution to divide the {whole} steps of an epoch. Received: {wanted}")
     return wanted or max(d for d in range(1, 33) if whole % d == 0)
