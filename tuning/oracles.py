@@ -6,12 +6,12 @@ What is mended in KerasTuner 1.4.8, and why:
   repeated, one that was under way is, one that had not begun is forgotten.
 - Failing too often ends the search with every trial on record, in place of an exception in the middle of the records
   (over the chief/worker protocol it would reach the worker as an unknown error and leave the oracle locked).
-- The protocol carries numbers as float32: the oracle keeps its own copy of a trial's values, or `Choice` no longer
-  finds them.
+- The protocol shuffles the order of a trial's values: the oracle keeps its own copy of them.
 - `GridSearchOracle` forgets its place when it is reloaded and walks one corner of a large grid: `Grid` counts.
 - `BayesianOptimizationOracle` draws 3 random points per dimension before it begins to model, which is more than most
-  searches have trials, may propose the same point again and again, and takes seconds for a proposal (50 descents with
-  numerical gradients): `Bayesian` begins after a third of the trials and takes the best untried one of many candidates.
+  searches have trials, may propose the same point again and again, takes seconds for a proposal (50 descents with
+  numerical gradients), and its confidence bound spends a short search on the corners of the space: `Bayesian` begins
+  after a third of the trials and takes the untried one of many candidates with the largest expected improvement.
 - `HyperbandOracle` has no number of trials: here brackets follow each other until there are `max_trials`.
 """
 
@@ -27,6 +27,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.runs import write_json
@@ -146,9 +147,9 @@ class Grid(Lasting):
 
 
 class Bayesian(Lasting, BayesianOptimizationOracle):
-    """A Gaussian process over the finished trials, and the point of its best confidence bound that is not yet tried.
+    """A Gaussian process over the finished trials, and the untried point where it expects the largest improvement.
 
-    Reference: Srinivas et al. 2010, "Gaussian process optimization in the bandit setting", eq. 6.
+    Reference: Jones, Schonlau and Welch 1998, "Efficient global optimization of expensive black-box functions", eq. 15.
     """
 
     def _make_gpr(self):
@@ -174,7 +175,9 @@ class Bayesian(Lasting, BayesianOptimizationOracle):
         near = near + source.normal(0, 1, near.shape) * source.choice([0.02, 0.1], (len(near), 1))
         points = np.concatenate([source.random(near.shape), near]).clip(0, 1 - 1e-9)  # (2 * candidates, d)
         mean, deviation = self.gpr.predict(points, return_std=True)
-        for place in np.argsort(mean - self.beta * deviation)[:200]:
+        gain = (y.min() - mean) / np.maximum(deviation, 1e-12)
+        improvement = deviation * (gain * norm.cdf(gain) + norm.pdf(gain))
+        for place in np.argsort(-improvement)[:200]:
             values = self._vector_to_values(points[place])
             if not self._duplicate(values):
                 return values

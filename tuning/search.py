@@ -183,7 +183,8 @@ def search(argv: Sequence[str]) -> Path:
 
 def part_of(plan: Plan) -> None:
     """Work on a search in this process: alone, as the chief, or as one of its workers."""
-    quiet_tensorflow()
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        quiet_tensorflow()
     from tuning.trials import work
 
     work(plan)

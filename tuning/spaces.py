@@ -159,7 +159,7 @@ def settings(hp, config: type, model: str) -> Settings:
 
 
 def plain(item: Any) -> Any:
-    """Numbers as a person writes them: four digits, also after their way through the float32 of the protocol."""
+    """Numbers as a person writes them: four digits."""
     return float(f"{item:.4g}") if isinstance(item, float) else item
 
 

@@ -86,9 +86,10 @@ class Crew:
         self.processes = {name: self.start(name) for name in names}
 
     def start(self, name: str) -> subprocess.Popen:
+        light = {"KERAS_BACKEND": "numpy"} if name == "chief" else {}  # it trains nothing and needs no TensorFlow
         process = subprocess.Popen(
             self.command,
-            env={**self.environment, "KERASTUNER_TUNER_ID": name},
+            env={**self.environment, "KERASTUNER_TUNER_ID": name, **light},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
