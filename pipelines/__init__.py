@@ -8,12 +8,13 @@ A pipeline is a module, not a class. It offers the names of the `Pipeline` proto
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
-from pipelines.config import BaseConfig, UsageError, nearest
+from pipelines.config import BaseConfig, UsageError, nearest, one_of
 
 TASKS = ("image_classification",)
 
@@ -51,6 +52,22 @@ class Builder:
         """The published sizes of the file, `{}` where it has none."""
         return getattr(importlib.import_module(self.module), "SIZES", {})
 
+    def arguments(self, size: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments that a published size and `--model_args` over it stand for.
+
+        Raises:
+            UsageError: no such size, or no such argument; the nearest is suggested.
+        """
+        chosen: Mapping[str, Any] = {}
+        if size is not None:
+            one_of(size, self.sizes, f"--size of {self.attribute}")
+            chosen = self.sizes[size]
+        parameters = inspect.signature(self.function).parameters.values()
+        known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "name"]
+        for key in given:
+            one_of(key, known, f"an argument of {self.attribute}")
+        return {**chosen, **given}
+
     def __call__(self, *args, **kwargs):
         return self.function(*args, **kwargs)
 
@@ -66,6 +83,7 @@ class Pipeline(Protocol):
     Config: type[BaseConfig]
     MODELS: Mapping[str, Builder]
     OBJECTIVE: tuple[str, str]
+    DATA: str  # the data sets it takes, for the list of tasks
 
     def main(self, config: Any) -> Path:
         """Train, evaluate, report; returns the finished run folder."""

@@ -44,7 +44,7 @@ def write(folder: Path, step: int, arrays: dict[str, list[np.ndarray]], progress
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.npz"
     part = path.with_suffix(".part")
-    flat = {f"{group}/{i}": array for group, values in arrays.items() for i, array in enumerate(values)}
+    flat: dict[str, Any] = {f"{group}/{i}": array for group, values in arrays.items() for i, array in enumerate(values)}
     flat["progress"] = np.frombuffer(json.dumps(progress).encode(), np.uint8)
     with open(part, "wb") as file:
         np.savez(file, **flat)
@@ -112,12 +112,13 @@ class ExactResume(keras.callbacks.Callback):
         best: called for the best weights so far, `[]` before there are any.
     """
 
-    def __init__(self, folder: Path, restored, steps_per_epoch: int, progress, best):
+    def __init__(self, folder: Path, restored: Any, steps_per_epoch: int, progress: Any, best: Any):
         super().__init__()
         self.folder, self.restored, self.steps_per_epoch = folder, restored, steps_per_epoch
         self.progress, self.best = progress, best
-        self.step = restored[1]["step"] if restored else 0
-        self.first_epoch, self.offset = divmod(self.step, steps_per_epoch)
+        self.step: int = restored[1]["step"] if restored else 0
+        self.first_epoch: int = self.step // steps_per_epoch
+        self.offset: int = self.step % steps_per_epoch
         self.start_step = self.step
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None

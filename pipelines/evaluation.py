@@ -22,7 +22,7 @@ def measures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         labels: true classes, (n,) integers.
         probabilities: of each class, (n, k).
     """
-    probabilities = np.float64(probabilities)
+    probabilities = probabilities.astype("float64")
     probabilities /= probabilities.sum(-1, keepdims=True)  # float32 sums to one in six digits only
     found = probabilities.argmax(-1)
     known = np.arange(probabilities.shape[1])

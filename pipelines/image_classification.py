@@ -14,7 +14,6 @@ photographs may be.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import TrainingConfig, UsageError, command_line, nearest, one_of, option, run_cli
+from pipelines.config import TrainingConfig, UsageError, command_line, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
@@ -30,6 +29,7 @@ with epy.lazy_imports():
     import tensorflow as tf
 
     from pipelines import datasets, evaluation, report, training
+    from pipelines.datasets import statistics
     from pipelines.transforms import augment, images
 
 TASK = "image_classification"
@@ -111,50 +111,14 @@ def load_data(config: Config) -> Data:
         return datasets.in_memory(part, count, decoded(spec)) if fits else part
 
     parts = [source(getattr(raw, name), count) for name, count in raw.counts.items()]
-    spec |= statistics(parts[0], spec)
-    spec["normalization"] = normalization(config) or spec["normalization"]
+    measured, counts = statistics.of_images(parts[0], spec["image_shape"], len(raw.classes), decoded(spec))
+    spec |= {"normalization": normalization(config) or measured, "class_counts": counts}
     return Data(parts[0], parts[1], parts[2], spec)
 
 
-def statistics(train: Any, spec: dict[str, Any], sample: int = 2000) -> dict[str, Any]:
-    """What the training split says: mean and deviation of the pixels by channel, and the pictures of each class."""
-    counts = np.zeros(len(spec["classes"]), int)
-    seen, total, square = 0, np.zeros(1), np.zeros(1)
-    for batch in datasets.batches(train, batch_size=256, prepare=decoded(spec)).as_numpy_iterator():
-        counts += np.bincount(batch["label"], minlength=len(counts))
-        if seen < sample:
-            flat = batch["image"].reshape(-1, spec["image_shape"][-1]).astype("float64")
-            seen, total, square = seen + len(batch["image"]), total + flat.sum(0), square + (flat**2).sum(0)
-    pixels = seen * spec["image_shape"][0] * spec["image_shape"][1]
-    mean = total / pixels
-    std = np.sqrt(np.maximum(square / pixels - mean**2, 1.0))
-    return {
-        "normalization": {"mean": mean.round(3).tolist(), "std": std.round(3).tolist(), "order": "rgb"},
-        "class_counts": counts.tolist(),
-    }
-
-
 def arguments(config: Config) -> dict[str, Any]:
-    """The keyword arguments of the builder: a published size, then `--model_args` over it.
-
-    Raises:
-        UsageError: no such size, or no such argument.
-    """
-    chosen = MODELS[config.model]
-    sizes = chosen.sizes if config.size is not None else {}
-    if config.size is not None:
-        one_of(config.size, sizes, f"--size of {config.model}")
-    known = [
-        name
-        for name, parameter in inspect.signature(chosen.function).parameters.items()
-        if parameter.kind == parameter.KEYWORD_ONLY and name != "name"
-    ]
-    for key in config.model_args:
-        if key not in known:
-            raise UsageError(
-                f"Expected arguments of {config.model}, of {', '.join(known)}.{nearest(key, known)} Received: {key!r}"
-            )
-    return {**(sizes[config.size] if config.size is not None else {}), **config.model_args}
+    """The keyword arguments of the builder: a published size, then `--model_args` over it."""
+    return MODELS[config.model].arguments(config.size, config.model_args)
 
 
 def normalization(config: Config) -> dict[str, Any] | None:
@@ -309,11 +273,10 @@ def baseline(data: Data, *, most: int = 5000, side: int = 32) -> dict[str, Any]:
 def first_batch(data: Data, config: Config, folder: Path) -> None:
     """`plots/first_batch.png`: what the model is about to see, after augmentation."""
     x, y, *_ = next(iter(training_batches(data, config).take(1)))
-    scale, x = data.spec["normalization"], np.asarray(x)[:32]
-    pixels = (x[..., ::-1] if scale["order"] == "bgr" else x) * np.asarray(scale["std"]) + np.asarray(scale["mean"])
-    shown = np.clip(np.round(pixels), 0, 255).astype("uint8")
-    names = [" + ".join(data.spec["classes"][k] for k in np.argsort(-p)[: (p > 0.05).sum()]) for p in np.asarray(y)]
-    report.image_grid(shown, names, folder / "plots/first_batch.png", heading="first training batch, augmented")
+    pixels = images.restore(x[:32], data.spec["normalization"]).numpy()
+    classes = data.spec["classes"]
+    names = [" + ".join(classes[k] for k in np.argsort(-p)[: (p > 0.05).sum()]) for p in np.asarray(y[:32])]
+    report.image_grid(pixels, names, folder / "plots/first_batch.png", heading="first training batch, augmented")
 
 
 def most_wrong(data: Data, labels: Any, probabilities: Any, folder: Path, count: int = 32) -> None:

@@ -132,3 +132,10 @@ def standardize(images: tf.Tensor, normalization: Mapping) -> tf.Tensor:
     std = tf.constant(normalization["std"], "float32")
     images = (tf.cast(images, "float32") - mean) / std
     return images[..., ::-1] if normalization.get("order", "rgb") == "bgr" else images
+
+
+def restore(images: tf.Tensor, normalization: Mapping) -> tf.Tensor:
+    """The inverse of `standardize`: floats of a model as uint8 pixels, for pictures."""
+    images = images[..., ::-1] if normalization.get("order", "rgb") == "bgr" else images
+    pixels = tf.cast(images, "float32") * normalization["std"] + normalization["mean"]
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), "uint8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -118,17 +117,11 @@ def test_no_half_written_folder_passes_for_a_finished_one(tmp_path):
 
 
 @pytest.mark.parametrize("words", [("pipelines",), ("pipelines.runs",), ("pipelines.image_classification", "--help")])
-def test_listing_answers_at_once_and_without_tensorflow(command, words, tmp_path):
-    fast = min(timed(command, words, tmp_path) for _ in range(2))
-    assert fast < 1.0
-
-
-def timed(command, words, tmp_path) -> float:
-    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
-    begin = time.monotonic()
+def test_listing_answers_at_once_because_it_imports_nothing_heavy(command, words, tmp_path):
+    for name in ("tensorflow", "keras", "tensorflow_datasets", "numpy", "sklearn", "pandas", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
     done = command(*words, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    return time.monotonic() - begin
 
 
 def test_bare_pipelines_lists_tasks_with_models_and_data(command):

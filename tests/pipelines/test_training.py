@@ -150,18 +150,30 @@ def test_the_running_average_is_what_is_evaluated_and_kept(tmp_path):
 
 
 def test_saving_waits_until_forty_times_its_cost_has_passed(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(checkpoints, "write", lambda folder, step, *rest: (time.sleep(0.02), written.append(step)))
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock, moments = Clock(), []
+
+    def write(*_):
+        moments.append(clock.now)
+        clock.now += 0.5  # what writing costs
+
+    monkeypatch.setattr(checkpoints, "time", clock)
+    monkeypatch.setattr(checkpoints, "write", write)
     resume = checkpoints.ExactResume(tmp_path, None, 1000, dict, list)
     resume.set_model(keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]))
     resume.model.compile("sgd", "mse")
-    begin = time.monotonic()
     resume.on_epoch_begin(0)
-    while time.monotonic() - begin < 2.0:
-        resume.on_train_batch_end(len(written))
-        time.sleep(0.001)
-    resume.wait()
-    assert 2 <= len(written) <= 2.0 / (0.02 * checkpoints.COST_FACTOR) + 2
+    for batch in range(100):
+        resume.on_train_batch_end(batch)
+        resume.wait()
+        clock.now += 1.0
+    assert len(moments) == 5
+    assert min(np.diff(moments)) >= 0.5 * checkpoints.COST_FACTOR
 
 
 def test_what_went_wrong_in_the_writing_thread_is_raised_in_training(tmp_path, monkeypatch):
