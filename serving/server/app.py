@@ -135,9 +135,12 @@ async def serve(configs: Sequence[ModelConfig], options: Options) -> None:
     if grpc_server is not None:
         await grpc_server.stop(options.grace_seconds)
     await asyncio.gather(*tasks, *watchers, return_exceptions=True)
-    await manager.close()
+    try:
+        await asyncio.wait_for(manager.close(), options.grace_seconds)
+        log("stopped")
+    except TimeoutError:
+        log(f"stopped, after {options.grace_seconds:g} s, with requests still in flight")
     runner.close()
-    log("stopped")
 
 
 async def _until(stop: asyncio.Event, *work: Any) -> None:

@@ -220,7 +220,7 @@ class Runner:
             raise ServingError("DEADLINE_EXCEEDED", f"Timed out after {timeout} seconds") from None
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _finished(version: Version, done: asyncio.Future) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -93,4 +94,4 @@ def server(half, tmp_path_factory):
     )
     running = Server(f"--model_config_file={file}")
     yield running
-    running.stop()
+    assert running.stop(signal.SIGINT) == 0

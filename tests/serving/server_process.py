@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -23,6 +24,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def cpu_of_children() -> float:
+    """CPU seconds of the processes that have ended: how fast a command is, however busy the machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Server:
     """A server process: its lines, its ports, and a way to ask it over REST."""
 
@@ -39,6 +46,7 @@ class Server:
         )
         self.lines: list[str] = []
         self.errors: list[str] = []
+        self.first_answer: tuple = ()
         for pipe, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
             threading.Thread(
                 target=lambda pipe=pipe, lines=lines: lines.extend(iter(pipe.readline, "")), daemon=True

@@ -99,6 +99,14 @@ def test_the_short_cut_is_taken_for_large_bodies(monkeypatch):
     assert found["x"].shape == (2, 28, 28)
 
 
+@pytest.mark.parametrize(("dtype", "value"), [("DT_UINT8", 300), ("DT_INT32", -(2**31) - 1), ("DT_FLOAT", 1e39)])
+def test_values_beyond_the_type_are_refused_in_large_bodies_too(dtype, value):
+    with pytest.raises(ServingError, match="not of expected type|without loss of precision"):
+        read({"instances": [0] * 2000 + [value]}, dtype)
+    _, _, found = read({"instances": [2**62 + 1] * 2000}, "DT_INT64")
+    assert set(found["x"].tolist()) == {2**62 + 1}
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 def test_bytes_survive_json_as_b64(values):

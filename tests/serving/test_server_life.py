@@ -14,8 +14,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from server_process import ROOT, Server, free_port
+from server_process import ROOT, Server, cpu_of_children, free_port
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+from pipelines.config import guarded
+from serving.server import app
+from serving.server.config import ModelConfig
 
 
 def command(*words: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess:
@@ -43,14 +47,34 @@ def put(half: Path, version: int, base: Path, name: int | None = None) -> Path:
     return arriving.rename(base / str(name or version))
 
 
+def write_config(base: Path, **models: Path) -> Path:
+    """A configuration file beside the base path, of models that serve their latest version."""
+    file = base.parent / f"{base.name}.config"
+    entries = [f'config {{ name: "{n}" base_path: "{p}" model_platform: "tensorflow" }}' for n, p in models.items()]
+    file.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    return file
+
+
 @pytest.fixture(scope="module")
 def living(half, tmp_path_factory):
-    """A server whose model folder the tests may change, and the folder."""
-    base = tmp_path_factory.mktemp("living")
+    """A server whose model folder the tests may change, and the folder. It starts before there is anything to serve."""
+    base = tmp_path_factory.mktemp("living") / "base"
+    file = write_config(base, half=base)
+    running = Server(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1")
+    running.wait_for("could not find base path")
+    running.first_answer = running.ask("/v1/models/half:predict", {"instances": [0]})
+    base.mkdir()
+    running.wait_for("no versions found")
     put(half, 1, base)
-    running = Server("--model_name=half", f"--model_base_path={base}")
+    running.wait_for("version 1 loaded")
     yield running, base
     running.stop()
+
+
+def test_without_versions_it_waits_and_then_serves_the_first_that_comes(living):
+    server, _ = living
+    assert server.first_answer == (404, {"error": "Servable not found for request: Latest(half)"})
+    assert server.ask("/v1/models/half:predict", {"instances": [0]}) == (200, {"predictions": [1.0]})
 
 
 def test_versions_roll_over_under_load_without_a_failed_request(living, half):
@@ -110,6 +134,16 @@ def test_a_new_configuration_adds_a_model_while_serving(living, half):
     assert server.ask("/v1/models/two:predict", {"instances": [0]}) == (200, {"predictions": [2.0]})
 
 
+def test_a_changed_configuration_file_is_read_again_and_a_wrong_one_is_not(living, half):
+    server, base = living
+    file = write_config(base, half=base, three=half)
+    server.wait_for(f"read {file} again")
+    assert server.ask("/v1/models/three:predict", {"instances": [0]}) == (200, {"predictions": [3.0]})
+    file.write_text("model_config_list { nonsense }")
+    assert "Expected the text form of a ModelServerConfig" in server.wait_for(f"{file} was not taken over")
+    assert server.ask("/v1/models/three:predict", {"instances": [0]})[0] == 200
+
+
 def test_slow_requests_do_not_keep_fast_ones_waiting(living):
     server, _ = living
     slow_body = {"signature_name": "slow", "instances": [1500]}
@@ -162,28 +196,15 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_0(living):
     assert server.lines[-1] == "[serving] stopped\n"
 
 
-def test_without_versions_it_waits_and_sigint_ends_it(tmp_path, half):
-    server = Server("--model_name=half", f"--model_base_path={tmp_path / 'later'}", grpc=False)
-    try:
-        assert "could not find base path" in server.wait_for("model half: ")
-        assert server.ask("/v1/models/half:predict", {"instances": [0]})[0] == 404
-        (tmp_path / "later").mkdir()
-        server.wait_for("no versions found")
-        put(half, 1, tmp_path / "later")
-        server.wait_for("version 1 loaded")
-        assert server.ask("/v1/models/half:predict", {"instances": [0]}) == (200, {"predictions": [1.0]})
-    finally:
-        assert server.stop(signal.SIGINT) == 0
-
-
-def test_only_damaged_versions_end_the_start_with_one_line(tmp_path, half):
+def test_only_damaged_versions_end_the_start_with_one_line(tmp_path, half, capsys):
     put(half, 1, tmp_path)
     for shard in (tmp_path / "1" / "variables").glob("*.data*"):
         shard.write_bytes(b"")
-    result = command(f"--model_base_path={tmp_path}", f"--port={free_port()}")
-    assert result.returncode == 1
-    assert last_line(result).startswith(
-        "error: Failed to start server. Error: 1 servable(s) did not become available: "
+    configs, options = [ModelConfig("half", tmp_path)], app.Options(port=free_port())
+    assert guarded(lambda: app.run(configs, options)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: Failed to start server. Error: 1 servable(s) did not become available: half version 1"
     )
 
 
@@ -229,9 +250,9 @@ def test_the_real_server_gets_the_same_flags(tmp_path):
 
 
 def test_help_answers_at_once_and_without_tensorflow():
-    begin = time.perf_counter()
+    begin = cpu_of_children()
     result = command("--help")
     assert result.returncode == 0 and "--model_config_file" in result.stdout
-    assert time.perf_counter() - begin < 2
+    assert cpu_of_children() - begin < 1
     code = "import sys, serving.server.__main__, serving.client; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
