@@ -58,16 +58,20 @@ def operate(images: tf.Tensor, chosen: tf.Tensor, strengths: tf.Tensor) -> tf.Te
     Returns:
         float32 (b, h, w, c), 0 to 255.
     """
-    strength = strengths[:, None, None, None]  # (b, 1, 1, 1)
-    result = images
-    for place, name in enumerate(POINTWISE[1:], start=1):
-        result = tf.where((chosen == place)[:, None, None, None], pointwise(name, images, strength), result)
-    moved = move(result, chosen, strengths)
-    return tf.clip_by_value(moved, 0.0, 255.0)
+    groups = tf.minimum(chosen, len(POINTWISE))  # the geometric operations are one group: one transformation
+    places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), groups, len(POINTWISE) + 1)
+    results = []
+    for name, place in zip(POINTWISE, places, strict=False):
+        strength = tf.gather(strengths, place)[:, None, None, None]  # (g, 1, 1, 1), g images drew this operation
+        mine = tf.gather(images, place)  # (g, h, w, c)
+        results.append(mine if name == "identity" else pointwise(name, mine, strength))
+    mine, drawn, strength = (tf.gather(values, places[-1]) for values in (images, chosen, strengths))
+    results.append(move(mine, drawn, strength))
+    return tf.clip_by_value(tf.dynamic_stitch(places, results), 0.0, 255.0)  # (b, h, w, c)
 
 
 def pointwise(name: str, images: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """One of `POINTWISE` for all images, at `strength` (b, 1, 1, 1); float32 (b, h, w, c) in and out."""
+    """One of `POINTWISE` for some images, at `strength` (b, 1, 1, 1); float32 (b, h, w, c) in and out."""
     if name == "auto_contrast":
         low = tf.reduce_min(images, (1, 2), keepdims=True)  # (b, 1, 1, c)
         high = tf.reduce_max(images, (1, 2), keepdims=True)
