@@ -37,6 +37,8 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def run_search(tmp_path, fake, capsys, monkeypatch):
     """Run a search of the fake task in this process, without pictures: (its folder as loaded, what it printed)."""
+    import tuning.trials  # noqa: F401 (its import is not of the time that a search is given)
+
     monkeypatch.setattr("keras.utils.clear_session", lambda: None)  # half a second, and there is nothing to clear
     monkeypatch.setattr(pictures, "png", lambda *_: None)
     monkeypatch.setattr(pictures, "html", lambda *_: None)

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import pictures, report
@@ -37,6 +37,7 @@ def made(
     return Search(folder, "fake", flags, trials)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=5), st.sampled_from([1, -1]))
 def test_the_random_line_is_the_mean_over_all_orderings(values, sign):
     best = max if sign > 0 else min
@@ -45,6 +46,7 @@ def test_the_random_line_is_the_mean_over_all_orderings(values, sign):
         assert expected == pytest.approx(math.fsum(best(order[:k]) for order in orders) / len(orders), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 40))
 def test_the_random_line_never_falls_and_never_passes_the_best(values, count):
     n = len(values)
