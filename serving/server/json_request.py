@@ -21,7 +21,7 @@ import orjson
 import simdjson
 
 from serving.server.errors import ServingError, invalid
-from serving.server.json_values import dense, is_b64, text_of
+from serving.server.json_values import MAX_RANK, dense, is_b64, text_of
 from serving.server.tensors import Tensor
 
 Inputs = Mapping[str, Tensor]
@@ -132,6 +132,8 @@ def _short_cut(body: bytes, inputs_of: Callable[[str], Inputs]) -> tuple[str, bo
 def _shape_of(structure: bytes) -> tuple[int, ...] | None:
     """The shape of a nested list from its brackets and commas alone; None where it is not rectangular."""
     depth = len(structure) - len(structure.lstrip(b"["))
+    if depth > MAX_RANK:
+        return None
     sizes: list[int] = []
     item = b""
     for closed in range(1, depth + 1):

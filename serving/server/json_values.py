@@ -13,6 +13,7 @@ import numpy as np
 from serving.server.errors import ServingError, invalid
 from serving.server.tensors import DType
 
+MAX_RANK = 32
 _JSON_TYPES = {
     type(None): "Null",
     dict: "Object",
@@ -40,6 +41,8 @@ def dense(value: Any, dtype: DType) -> np.ndarray:
         if not first:
             break
         first = first[0]
+    if len(shape) > MAX_RANK:
+        raise invalid(f"Encountered lists nested {len(shape)} deep, expected at most {MAX_RANK}")
     flat = [value]
     for level, size in enumerate(shape):
         for part in flat:

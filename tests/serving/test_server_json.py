@@ -159,6 +159,8 @@ def test_floats_have_the_fewest_digits_and_non_finite_ones_stand_bare():
         (b"", "DT_FLOAT", "JSON Parse error: The document is empty"),
         (b"instances = [1]", "DT_FLOAT", "JSON Parse error: Invalid value. at offset: 0"),
         (b"[1]", "DT_FLOAT", "Is not object"),
+        (b'{"inputs": ' + b"[" * 100 + b"]" * 100 + b"}", "DT_FLOAT", "nested 100 deep, expected at most 32"),
+        (b'{"inputs": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "DT_FLOAT", "JSON Parse error: Invalid value."),
         ({"signature_name": 1, "instances": [1]}, "DT_FLOAT", "'signature_name' key must be a string value."),
         ({}, "DT_FLOAT", "Missing 'inputs' or 'instances' key"),
         ({"instances": [1], "inputs": [1]}, "DT_FLOAT", "expecting only one of 'inputs' or 'instances' keys to exist"),
