@@ -54,8 +54,8 @@ _NORMALIZATIONS = {
     "vgg": _CAFFE,
     "resnet": _CAFFE,
     "inception": _SYMMETRIC,
-    "efficientnet": _IDENTITY,
     "vit": _SYMMETRIC,
+    "efficientnet": _IDENTITY,
 }
 ARCHITECTURES = tuple(_NORMALIZATIONS)  # those with published weights
 
@@ -75,7 +75,7 @@ class Loaded:
     left: tuple[str, ...]
 
     def __str__(self) -> str:
-        note = f"; left as initialized, for another number of classes: {', '.join(self.left)}" if self.left else ""
+        note = f"; left as initialized, no such head in the file: {', '.join(self.left)}" if self.left else ""
         return f"Loaded {self.weights} weights from {self.source}{note}"
 
 
@@ -98,8 +98,7 @@ def normalization(architecture: str, *, preactivation: bool = False) -> dict:
     if architecture not in _NORMALIZATIONS:
         near = get_close_matches(architecture, _NORMALIZATIONS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(_NORMALIZATIONS)
-        raise ValueError(f"Weights are published for {known}.{hint} Received: {architecture!r}")
+        raise ValueError(f"Weights are published for {', '.join(_NORMALIZATIONS)}.{hint} Received: {architecture!r}")
     chosen = _SYMMETRIC if architecture == "resnet" and preactivation else _NORMALIZATIONS[architecture]
     return {key: list(value) if isinstance(value, list) else value for key, value in chosen.items()}
 
@@ -119,17 +118,7 @@ def load_weights(model: keras.Model, source: str | Path) -> Loaded:
         ValueError: nothing is published for the model, the path is not a checkpoint, or its weights do not fit.
         ConnectionError: the published file could not be downloaded.
     """
-    if source == "imagenet":
-        address, md5 = _published(model)
-        name = address.rsplit("/", 1)[1]
-        try:
-            path = Path(keras.utils.get_file(name, address, cache_subdir="models", file_hash=md5))
-        except Exception as error:  # get_file raises the bare class when there is no network
-            raise ConnectionError(
-                f"Expected a network, or the path of a copy of {name}. Received: {error or type(error).__name__}"
-            ) from error
-    else:
-        path = Path(source)
+    path = _downloaded(model) if source == "imagenet" else Path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"Expected 'imagenet', a weight file or a folder with model.safetensors. Received: {source}")
@@ -152,16 +141,22 @@ def load_weights(model: keras.Model, source: str | Path) -> Loaded:
     return Loaded(str(file), len(values), left)
 
 
-def _published(model) -> tuple[str, str]:
-    """Address and hash of the published file whose architecture the model has."""
+def _downloaded(model) -> Path:
+    """The published file whose architecture the model has, fetched once and cached."""
     parameters = model.count_params() - model.get_layer("logits").count_params()
-    if parameters in PUBLISHED:
-        return PUBLISHED[parameters]
-    raise ValueError(
-        "ImageNet weights are published for colour images and the sizes VGG 16 and 19 (at 224x224), ResNet 50, 101, "
-        "152 and their v2, Inception v3, EfficientNet b0 to b7. "
-        f"Received: {model.name}, input {tuple(model.input.shape[1:])}, {parameters:,} parameters without the head"
-    )
+    if parameters not in PUBLISHED:
+        raise ValueError(
+            "ImageNet weights are published for colour images and the sizes VGG 16 and 19 (at 224x224), ResNet 50, "
+            "101, 152 and their v2, Inception v3, EfficientNet b0 to b7. "
+            f"Received: {model.name}, input {tuple(model.input.shape[1:])}, {parameters:,} parameters without the head"
+        )
+    address, md5 = PUBLISHED[parameters]
+    name = address.rsplit("/", 1)[1]
+    try:
+        return Path(keras.utils.get_file(name, address, cache_subdir="models", file_hash=md5))
+    except Exception as error:  # get_file raises the bare class when there is no network
+        reason = str(error) or type(error).__name__
+        raise ConnectionError(f"Expected a network, or the path of a copy of {name}. Received: {reason}") from error
 
 
 def _from_keras(model, file: Path) -> dict[str, np.ndarray]:
@@ -212,7 +207,7 @@ def _legacy_layers(root) -> list[tuple[str, list[np.ndarray]]]:
 
 
 def _names(group, attribute: str) -> list[str]:
-    """A list of names that a long file spreads over numbered attributes."""
+    """A list of names, which a long file spreads over numbered attributes."""
     chunks = [key for key in group.attrs if re.fullmatch(rf"{attribute}\d*", key)]
     ordered = sorted(chunks, key=lambda key: int(key[len(attribute) :] or 0))
     return [n.decode() if isinstance(n, bytes) else str(n) for key in ordered for n in group.attrs[key]]
@@ -238,9 +233,7 @@ def _keras3_layers(root, model) -> list[tuple[str, list[np.ndarray]]]:
         if parts:
             found[key] = parts
     layers = []
-    for key in [*ours, *sorted(set(found) - set(ours))]:
-        if key not in found:
-            continue
+    for key in [*(key for key in ours if key in found), *sorted(set(found) - set(ours))]:
         part_of = found[key]
         name = str(root[key]["vars"].attrs.get("name", key)) if "vars" in root[key] else key
         order = dict.fromkeys(ours.get(key, [])) if len(part_of) > 1 else part_of
