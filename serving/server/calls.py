@@ -238,7 +238,8 @@ def timed(signature: Any, size: int, arrays: Sequence[np.ndarray]) -> list[Any]:
     except Exception as error:
         raise as_serving_error(error) from error
     took, known = time.perf_counter() - begin, signature.seconds.get(size)
-    signature.seconds[size] = took if known is None or took < known else 0.9 * known + 0.1 * took
+    # Up at once and down slowly: a signature whose cost depends on its values must not hold the event loop twice.
+    signature.seconds[size] = took if known is None or took > known else 0.9 * known + 0.1 * took
     return outputs
 
 

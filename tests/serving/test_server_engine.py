@@ -141,7 +141,12 @@ def test_cheap_calls_run_on_the_loop_and_costly_ones_in_a_thread(half):
             signature.seconds = {} if known is None else {size: known}
             await runner.run(version, signature, arrays)
             assert (where[-1] is threading.main_thread()) == inline
-        assert signature.seconds[size] < 1.0, "a call that was quicker than remembered is remembered"
+        assert 0.5 < signature.seconds[size] < 1.0, "memory of a costly call fades slowly"
+        for _ in range(5000):
+            await runner.run(version, signature, arrays)
+            if where[-1] is threading.main_thread():
+                break
+        assert where[-1] is threading.main_thread(), "but it fades"
 
         release = threading.Event()
         signature.run = lambda arrays: release.wait(30)
