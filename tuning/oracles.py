@@ -10,8 +10,9 @@ What is mended in KerasTuner 1.4.8, and why:
 - `GridSearchOracle` forgets its place when it is reloaded and walks one corner of a large grid: `Grid` counts.
 - `BayesianOptimizationOracle` draws 3 random points per dimension before it begins to model, which is more than most
   searches have trials, may propose the same point again and again, takes seconds for a proposal (50 descents with
-  numerical gradients), and its confidence bound spends a short search on the corners of the space: `Bayesian` begins
-  after a third of the trials and takes the untried one of many candidates with the largest expected improvement.
+  numerical gradients), spends a short search on the corners of the space, and forgets failed trials, so that it goes on
+  trying beside them: `Bayesian` begins after a third of the trials, takes the untried one of many candidates with the
+  largest expected improvement, and counts a failure as a bad result.
 - `HyperbandOracle` has no number of trials: here brackets follow each other until there are `max_trials`.
 """
 
@@ -163,9 +164,23 @@ class Bayesian(Lasting, BayesianOptimizationOracle):
         self.drawn.append(trial_id)
         return self._random_populate_space()
 
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points (trials, d) in 0..1 and what to minimize (trials,).
+
+        Failed trials count as the worst that finished, so that the search leaves where they are, and so do those under
+        way, so that workers do not try the same (the "constant liar" of Ginsbourger et al. 2010, section 4.2).
+        """
+        sign = -1 if self.objective.direction == "max" else 1
+        trials = list(self.trials.values())
+        worst = max(sign * trial.score for trial in trials if trial.status == TrialStatus.COMPLETED)
+        y = [sign * trial.score if trial.status == TrialStatus.COMPLETED else worst for trial in trials]
+        space = self.hyperparameters.space
+        x = [[item.value_to_prob(trial.hyperparameters.values[item.name]) for item in space] for trial in trials]
+        return np.array(x), np.array(y)
+
     def proposal(self) -> dict[str, Any] | None:
         """The best of many candidates, drawn everywhere and near the best trials; None: all of those were tried."""
-        x, y = self._vectorize_trials()  # (trials, d) in 0..1, (trials,) to be minimized
+        x, y = self.seen()
         source = np.random.default_rng([self.seed, len(self.trials)])  # the same after a kill
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -177,6 +177,13 @@ def test_an_infeasible_point_is_a_failed_trial_and_not_the_end(run_search):
     assert said.count("failed: Expected at most 2 layers for so small an image. Received: more") >= len(failed)
 
 
+def test_a_bayesian_search_leaves_the_points_that_fail(run_search):
+    words = ("--tuner", "bayesian", "--trials", 21, "--trouble", "wide", "--failures", 21)
+    found, _ = run_search(*words, "--vary", "learning_rate", "layers")
+    failed = [bool(trial.error) for trial in found.trials]
+    assert any(failed[:7]) and sum(failed[7:]) <= 3, failed
+
+
 def test_too_many_failures_in_a_row_end_the_search(run_search, fake):
     with pytest.raises(Failure, match="3 that failed, the last: Expected a crash"):
         run_search("--trials", 10, "--trouble", "crash")
