@@ -146,7 +146,7 @@ def test_a_changed_configuration_file_is_read_again_and_a_wrong_one_is_not(livin
 
 def test_slow_requests_do_not_keep_fast_ones_waiting(living):
     server, _ = living
-    slow_body = {"signature_name": "slow", "instances": [1500]}
+    slow_body = {"signature_name": "slow", "instances": [3000]}
     took = []
 
     def ask_slow() -> None:
@@ -162,7 +162,7 @@ def test_slow_requests_do_not_keep_fast_ones_waiting(living):
         begin = time.perf_counter()
         assert server.ask("/v1/models/half:predict", {"instances": [0]})[0] == 200
         fast.append(time.perf_counter() - begin)
-    assert took[0] > 0.3 and np.median(fast) < took[0] / 3
+    assert took[0] > 0.1 and np.median(fast) < took[0] / 3
 
 
 def test_a_port_in_use_is_one_line(living):
@@ -182,12 +182,12 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_0(living):
     answers = []
 
     def ask(kind: str) -> None:
-        answers.append(server.client("half", kind).predict({"steps": [2500]}, "slow")["y"].shape)
+        answers.append(server.client("half", kind).predict({"steps": [4000]}, "slow")["y"].shape)
 
     threads = [threading.Thread(target=ask, args=(kind,)) for kind in ("rest", "grpc")]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert not answers, "the requests are in flight"
     assert server.stop(signal.SIGTERM) == 0
     for thread in threads:
