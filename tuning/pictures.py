@@ -88,7 +88,10 @@ def html(search: Search, weights: Any, summary: Sequence[str], path: Path) -> Pa
     progress.add_scatter(x=steps[:sure], y=line[:sure], name=source, line={"color": "#888"})
     if len(line) > sure:
         progress.add_scatter(
-            x=steps[sure - 1 :], y=line[sure - 1 :], name="estimate, too low", line={"color": "#888", "dash": "dash"}
+            x=steps[sure - 1 :],
+            y=line[sure - 1 :],
+            name="at least, from there on",
+            line={"color": "#888", "dash": "dash"},
         )
     parts = [parallel.to_html(full_html=False, include_plotlyjs="inline"), "<h2>Best so far</h2>"]
     parts += [progress.to_html(full_html=False, include_plotlyjs=False), "<h2>Importance</h2>"]
@@ -113,7 +116,7 @@ def trust(score: float) -> str:
     """What the importance is worth, by the forest's R² on held-out trials."""
     if score <= 0:
         return f"The forest does not predict the result of held-out trials (R² {score}): these bars mean nothing yet."
-    return f"The forest explains {score:.0%} of the variance of held-out trials; the rest is noise or interaction."
+    return f"The forest explains {score:.0%} of the variance of held-out trials and cannot tell the rest from noise."
 
 
 def rows(search: Search) -> str:
@@ -147,7 +150,7 @@ def png(search: Search, weights: Any, path: Path) -> Path:
     panels["best"].plot(cost, [trial.objective for trial in search.trials], ".", color="tab:blue", alpha=0.6)
     panels["best"].plot(steps[:sure], line[:sure], color="grey", marker="." if sure == 1 else None, label=source)
     if len(line) > sure:
-        panels["best"].plot(steps[sure - 1 :], line[sure - 1 :], "--", color="grey", label="estimate, too low")
+        panels["best"].plot(steps[sure - 1 :], line[sure - 1 :], "--", color="grey", label="at least, from there on")
     panels["best"].set(xlabel=cost_name(search), ylabel=name, title="best so far")
     panels["best"].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     panels["best"].grid(alpha=0.25)

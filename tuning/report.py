@@ -3,8 +3,7 @@
 The best-so-far curve stands beside a random-search line, the expected best of k random trials (`expected_best`):
 
 - random: over the orderings of its own trials; grid: of the points it visited, which is random search on that grid;
-- bayesian: over its first, random trials, and on from there as draws with replacement from them, dashed: that part is
-  too low, because such draws never beat the best of the few;
+- bayesian: over its first, random trials, and from there on their best, dashed: more trials would reach or pass it;
 - hyperband: the same over the random trials that got all epochs; the axis is the cost in full trainings;
 - with --compare_random: over the trials of a random search of the same length, and nothing is estimated.
 """
@@ -133,20 +132,16 @@ def expected_best(values: Sequence[float], count: int, sign: int = 1) -> list[fl
 
     Up to n they are drawn without replacement, so that the k-th number is the mean of the best-so-far curve over all
     orderings: with results v ascending it is Σ_i v_i · C(i−1, k−1) / C(n, k), since v_i is the best in C(i−1, k−1) of
-    the C(n, k) choices. Beyond n they are drawn with replacement: Σ_i v_i · ((i/n)^k − ((i−1)/n)^k).
+    the C(n, k) choices. Beyond n it stays at the best of the n, which more trials would reach or pass.
 
     Returns:
-        `count` numbers, in the unit of the objective.
+        `count` numbers, in the unit of the objective; none where there are no results.
     """
     ordered = sorted(sign * value for value in values)
     n, found = len(ordered), []
-    for k in range(1, count + 1 if n else 1):
-        if k <= n:
-            weights = [math.comb(i, k - 1) / math.comb(n, k) for i in range(n)]
-        else:
-            weights = [((i + 1) / n) ** k - (i / n) ** k for i in range(n)]
-        found.append(sign * sum(weight * value for weight, value in zip(weights, ordered)))
-    return found
+    for k in range(1, min(n, count) + 1):
+        found.append(sign * sum(math.comb(i, k - 1) * value for i, value in enumerate(ordered)) / math.comb(n, k))
+    return found + found[-1:] * (count - n)
 
 
 def random_line(search: Search) -> tuple[list[float], int, str]:
@@ -166,6 +161,8 @@ def random_line(search: Search) -> tuple[list[float], int, str]:
             "points of this grid in random order" if search.flags["tuner"] == "grid" else "random trials of this search"
         )
         source = f"random search, expected from the {len(values)} {kind}"
+        if not values:
+            source = "no random trial with all epochs: see --compare_random"
     return expected_best([v for v in values if v is not None], length, search.sign), len(values), source
 
 
