@@ -31,6 +31,7 @@ from typing import Any
 import pipelines
 from pipelines import runs
 from pipelines.config import Failure, Parser, UsageError, guarded, quiet_tensorflow
+from serving import gate
 
 FORMATS = {"savedmodel": ("savedmodel",), "onnx": ("onnx",), "both": ("savedmodel", "onnx")}
 SUMMARY = "signature.json"
@@ -89,7 +90,7 @@ def export(
         The folders written, one for each format.
 
     Raises:
-        UsageError: no finished run, or the version exists.
+        UsageError: no finished run, the version exists, or ONNX of a run that is not in float32.
         Failure: the run is damaged, its data are gone, or the written model answers otherwise than Keras.
     """
     run = runs.load(folder)
@@ -100,6 +101,8 @@ def export(
         raise UsageError(
             f"Expected --version to be a new one; there are {', '.join(map(str, taken))}. Received: {version}"
         )
+    if "onnx" in formats and run.config.precision != "float32":
+        raise UsageError(f"Expected a run with --precision float32 for ONNX. Received: {run.config.precision}")
 
     pipeline: Any = pipelines.get(run.task)
     if not hasattr(pipeline, "served_checks"):
@@ -111,8 +114,6 @@ def export(
     with ExitStack() as stack:
         folders = {kind: stack.enter_context(staged(base / str(version))) for kind, base in bases.items()}
         doors, contents = write(run, folders, first)
-        from serving import gate
-
         measured = gate.check(doors, chain([first], checks))
         for kind, target in folders.items():
             summary = describe(run, version, contents[kind])

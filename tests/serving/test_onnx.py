@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +86,16 @@ def test_a_conversion_that_answers_otherwise_is_not_published(tiny_run, tmp_path
     monkeypatch.setattr(onnx.OnnxModel, "__call__", off)
     with pytest.raises(Failure, match="'probabilities' of onnx from_pixels"):
         export.export(tiny_run, out=tmp_path / "exported", formats=("onnx",), gate_limit=8)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_run_in_lower_precision_is_refused(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    config = dataclasses.replace(runs.load(folder, model=False).config, precision="mixed_bfloat16")
+    runs.write_json(folder / "config.json", runs.to_json(config))
+    with pytest.raises(UsageError, match="Expected a run with --precision float32 for ONNX. Received: mixed_bfloat16"):
+        export.export(folder, out=tmp_path / "exported", formats=("onnx",))
     assert not (tmp_path / "exported").exists()
 
 
