@@ -15,6 +15,7 @@ import argparse
 import ast
 import dataclasses
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -181,14 +182,14 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     def caught(self, *_: Any, **__: Any) -> Any:
         raise Found(self)
 
-    kept = configuration.Parser.parse_args
-    configuration.Parser.parse_args = caught  # type: ignore[method-assign]
+    kept = argparse.ArgumentParser.parse_args
+    argparse.ArgumentParser.parse_args = caught  # type: ignore[method-assign, assignment]
     try:
-        module.main([])
+        module.main(*[[]] * len(inspect.signature(module.main).parameters))
     except Found as found:
         return found.args[0]
     finally:
-        configuration.Parser.parse_args = kept  # type: ignore[method-assign]
+        argparse.ArgumentParser.parse_args = kept  # type: ignore[method-assign]
     raise LookupError(f"Expected a parser in {command}. Received: none")
 
 
