@@ -2,7 +2,7 @@
 
     python -m pipelines.image_classification --model efficientnet
 
-Expect about 98 % on the 8x8 digits in a minute or two. Sizes "b0" to "b7" are Keras's layout, which scales raw pixels
+The default is a small network for small images. Sizes "b0" to "b7" are Keras's layout, which scales raw pixels
 inside of the model (`rescaling`); `RESOLUTION` holds the image size that each was made for. Deviation from the paper:
 the first block's drop rate is zero, as in Keras.
 """

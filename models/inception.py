@@ -2,7 +2,7 @@
 
     python -m pipelines.image_classification --model inception
 
-Expect about 99 % on the 8x8 digits in a minute or two. The default is a narrow network for small images; size "v3" is
+The default is a narrow network for small images; size "v3" is
 the published one for 299x299 images. Deviations from the paper: no auxiliary classifier, and a linear answer straight
 after the mean, as in Keras's published weights.
 """

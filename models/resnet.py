@@ -2,7 +2,7 @@
 
     python -m pipelines.image_classification --model resnet
 
-Expect about 99 % on the 8x8 digits in a minute. The published sizes are "20" to "110" for 32x32 images, "18" to "152"
+The default is a small network for small images. The published sizes are "20" to "110" for 32x32 images, "18" to "152"
 for 224x224, and "50v2" to "152v2" with the activation before the convolution. Deviations from the papers, both
 shared with Keras's published weights: the convolutions of "50" to "152" have biases, and "50v2" to "152v2" step in the
 last block of a stage instead of the first.

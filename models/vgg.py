@@ -2,7 +2,7 @@
 
     python -m pipelines.image_classification --model vgg
 
-Expect about 98 % on the 8x8 digits in a minute. Sizes "11" to "19" are the paper's columns A, B, D and E; their dense
+The default is a small network for small images. Sizes "11" to "19" are the paper's columns A, B, D and E; their dense
 layers fix the image at 224x224. Deviation from the paper: He's initial kernels instead of training the deeper networks
 from the shallower ones, and batch normalization on request.
 """
