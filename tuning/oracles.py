@@ -205,6 +205,11 @@ class Hyperband(Lasting, HyperbandOracle):
     Reference: Li et al. 2018, "Hyperband: a novel bandit-based approach to hyperparameter optimization", algorithm 1.
     """
 
+    def first_bracket(self) -> int:
+        """Trials until the first has had all epochs."""
+        last = self._get_num_brackets() - 1
+        return sum(self._get_size(last, place) for place in range(last + 1))
+
     def populate_space(self, trial_id):
         response = super().populate_space(trial_id)
         values = response.get("values") or {}

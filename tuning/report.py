@@ -140,7 +140,7 @@ def expected_best(values: Sequence[float], count: int, sign: int = 1) -> list[fl
     ordered = sorted(sign * value for value in values)
     n, found = len(ordered), []
     for k in range(1, min(n, count) + 1):
-        found.append(sign * sum(math.comb(i, k - 1) * value for i, value in enumerate(ordered)) / math.comb(n, k))
+        found.append(sign * sum(math.comb(i, k - 1) / math.comb(n, k) * value for i, value in enumerate(ordered)))
     return found + found[-1:] * (count - n)
 
 

@@ -121,8 +121,10 @@ class PipelineTuner(BaseTuner):
 
         place = self.plan.folder / f"trial_{trial.trial_id}"
         place.mkdir(parents=True, exist_ok=True)
+        order = {item.name: place for place, item in enumerate(self.point.space.space)}  # the protocol shuffles them
+        point = sorted(trial.hyperparameters.values.items(), key=lambda pair: order.get(pair[0], len(order)))
+        values = {name: spaces.plain(item) for name, item in point}
         name, _ = self.point.pipeline.OBJECTIVE
-        values = {key: spaces.plain(item) for key, item in trial.hyperparameters.values.items()}
         title = f"trial {int(trial.trial_id) + 1} of {self.plan.flags.trials}"
         print(f"{title}: {report.shown(values)}", flush=True)
         begin, record = time.monotonic(), Record(place)
@@ -223,6 +225,9 @@ def work(plan: Plan) -> None:
     )
     if plan.deadline is not None:
         oracle.time_left = plan.deadline - time.time()
-    if flags.tuner == "grid" and "worker" not in os.environ.get("KERASTUNER_TUNER_ID", ""):
-        print(f"the grid has {oracle.size():,} points: {point.grid()}")
+    if "worker" not in os.environ.get("KERASTUNER_TUNER_ID", ""):
+        if flags.tuner == "grid":
+            print(f"the grid has {oracle.size():,} points: {point.grid()}")
+        if flags.tuner == "hyperband" and flags.trials < oracle.first_bracket():
+            print(f"note: no trial gets all {plan.base.epochs} epochs before trial {oracle.first_bracket()}")
     PipelineTuner(plan, point, oracle).search()

@@ -159,7 +159,11 @@ def test_a_bayesian_search_does_not_repeat_itself(run_search):
 
 
 def test_hyperband_gives_the_better_third_more_epochs(run_search, fake):
-    found, _ = run_search("--tuner", "hyperband", "--trials", 17, *QUICK)
+    _, said = run_search("--tuner", "hyperband", "--trials", 2, *QUICK)
+    assert "note: no trial gets all 9 epochs before trial 13" in said
+    fake.CALLS.clear()
+    found, said = run_search("--tuner", "hyperband", "--trials", 17, *QUICK, name="enough")
+    assert "note" not in said
     epochs = [trial.values["epochs"] for trial in found.trials]
     assert epochs[:13] == [1] * 9 + [3] * 3 + [9], epochs
     assert [config.epochs for config in fake.CALLS] == epochs
