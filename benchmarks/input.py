@@ -21,6 +21,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import quiet_tensorflow
+
 RESULTS = Path(__file__).parent / "results" / "input.json"
 CASES: dict[str, dict[str, Any]] = {
     "convnet, tiny_digits, the default": {},
@@ -128,7 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each case (default 3)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
     flags = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     import keras
     import tensorflow as tf
 

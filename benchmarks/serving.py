@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.config import quiet_tensorflow
+
 CLIENTS = (1, 64)
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 
@@ -216,5 +218,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet_tensorflow()
     main()

@@ -84,12 +84,19 @@ class Pipeline(Protocol):
     MODELS: Mapping[str, Builder]
     OBJECTIVE: tuple[str, str]
     DATA: str  # the data sets it takes, for the list of tasks
+    PORTABLE: str  # the signature of arrays alone, which ONNX is made from
 
     def main(self, config: Any) -> Path:
         """Train, evaluate, report; returns the finished run folder."""
 
     def serving_fn(self, model: Any, config: Any, spec: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
-        """A function of raw inputs to named answers, and its input signature {name: tf.TensorSpec}."""
+        """A function of raw inputs to named answers, and its input signature {name: tf.TensorSpec}.
+
+        A task with other doors offers `more_signatures` of the same arguments: {name: (function, input signature)}.
+        """
+
+    def served_checks(self, model: Any, config: Any, spec: dict[str, Any], *, limit: int | None = None) -> Any:
+        """Batches of {signature: (inputs of a client, Keras's answers)} over the test split, for the export's gate."""
 
 
 def get(task: str) -> Pipeline:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Failure, Parser, UsageError, guarded, one_of
+from pipelines.config import Failure, Parser, UsageError, guarded, one_of, quiet_tensorflow
 
 ENGINES = ("embedded", "tensorflow_model_server")
 # Flags of tensorflow_model_server 2.20 that the embedded server does not have.
@@ -109,7 +109,7 @@ def start(argv: Sequence[str]) -> None:
     else:
         configs = [config.ModelConfig(flags.model_name, Path(flags.model_base_path))]
     ports.check(port=flags.port, rest_api_port=flags.rest_api_port)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet_tensorflow()
     from serving.server import app
 
     app.run(
