@@ -196,6 +196,9 @@ def test_the_tour_works_as_it_is_written(tiny_run, tmp_path):
         answers = [shell(line) for line in asked]
         assert all("digit-3.png" in answer for answer in answers)
         assert len(answers) == 2 and answers[0] == answers[1]
+        snippets = [one for one in blocks((ROOT / "docs/serving.md").read_text(), "python") if "localhost" in one]
+        (tmp_path / "snippets.py").write_text(moved("".join(snippets)))
+        assert len(shell("python snippets.py").splitlines()) == len(snippets) == 2  # each prints the label
         for line in sorted(set(curled)):
             assert re.search(r'"(predictions|outputs|results)"', shell(line)), line
     finally:
