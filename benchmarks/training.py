@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Timing:
 
 def epoch(stamps: list[tuple[float, float]]) -> tuple[float, float]:
     """Seconds and CPU seconds of the median epoch, from the times at the ends of epochs; the first one is left out."""
-    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(stamps, stamps[1:])]
+    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(stamps)]
     return statistics.median(wall for wall, _ in pairs), statistics.median(cpu for _, cpu in pairs)
 
 
