@@ -40,14 +40,15 @@ class RestApi:
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable) -> None:
         if scope["type"] != "http":
             return
-        body = b""
+        parts: list[bytes] = []  # joined once: adding bytes to bytes copies all that came before
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body = body + message["body"] if body else message["body"]
+            parts.append(message["body"])
             if not message.get("more_body"):
                 break
+        body = b"".join(parts)
         try:
             status, answer = 200, await self.answer(scope["method"], scope["raw_path"].decode("latin-1"), body)
         except Exception as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from base64 import b64encode
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -21,6 +24,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
     regression_pb2,
 )
+
+from serving.server import rest
 
 HALF = "/v1/models/half"
 
@@ -205,6 +210,27 @@ def test_large_bodies_come_back_whole(server):
     status, answer = server.ask(f"{HALF}:predict", {"inputs": values.tolist()})
     assert status == 200
     np.testing.assert_array_equal(np.array(answer["outputs"], np.float32), values / 2 + 3)
+
+
+def test_a_body_in_many_parts_costs_what_it_weighs():
+    class Weighing(rest.RestApi):
+        async def answer(self, method, path, body):
+            return b"%d" % len(body)
+
+    parts, answers = 4096, []
+    left = iter(range(parts - 1, -1, -1))
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(4096), "more_body": next(left) > 0}
+
+    async def send(message):
+        answers.append(message)
+
+    scope = {"type": "http", "method": "POST", "raw_path": b"/"}
+    begin = time.process_time()
+    asyncio.run(Weighing(SimpleNamespace(manager=None), 1)(scope, receive, send))
+    assert answers[-1]["body"] == b"%d" % (parts * 4096)
+    assert time.process_time() - begin < 1
 
 
 def test_pipelined_requests_are_answered_in_order(server):
