@@ -24,6 +24,7 @@ SIZES: dict[str, dict] = {
         "momentum": 0.99,
     },
 }
+RESOLUTION = {"v3": 299}  # pixels
 
 
 def inception(

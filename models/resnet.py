@@ -35,6 +35,7 @@ SIZES: dict[str, dict] = {
     "101v2": {**_V2, "depths": (3, 4, 23, 3)},
     "152v2": {**_V2, "depths": (3, 8, 36, 3)},
 }
+RESOLUTION = dict.fromkeys(("50", "101", "152", "50v2", "101v2", "152v2"), 224)  # pixels; those with published weights
 
 
 @keras.saving.register_keras_serializable("dl_essentials")

@@ -22,6 +22,7 @@ SIZES: dict[str, dict] = {
     "16": {**_IMAGENET, "depths": (2, 2, 3, 3, 3)},
     "19": {**_IMAGENET, "depths": (2, 2, 4, 4, 4)},
 }
+RESOLUTION = {"16": 224, "19": 224}  # pixels; the sizes with published weights
 
 
 def vgg(

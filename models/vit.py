@@ -24,6 +24,7 @@ SIZES: dict[str, dict] = {
     "b32": {"patch_size": 32, "width": 768, "depth": 12, "num_heads": 12, "hidden_dim": 3072},
     "l16": {"patch_size": 16, "width": 1024, "depth": 24, "num_heads": 16, "hidden_dim": 4096},
 }
+RESOLUTION = dict.fromkeys(SIZES, 224)  # pixels
 
 
 @keras.saving.register_keras_serializable("dl_essentials")

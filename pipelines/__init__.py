@@ -52,6 +52,11 @@ class Builder:
         """The published sizes of the file, `{}` where it has none."""
         return getattr(importlib.import_module(self.module), "SIZES", {})
 
+    @property
+    def resolutions(self) -> Mapping[str, int]:
+        """Side in pixels of the pictures that the published weights of a size were made for."""
+        return getattr(importlib.import_module(self.module), "RESOLUTION", {})
+
     def arguments(self, size: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments that a published size and `--model_args` over it stand for.
 

@@ -88,7 +88,7 @@ class BaseConfig:
             if choices:
                 one_of(getattr(self, field.name), choices, f"--{field.name}")
         self.at_least(1, "batch_size", "epochs", "steps", "limit")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"Expected --learning_rate above 0. Received: {self.learning_rate}")
         seconds(self.budget)
 
@@ -174,9 +174,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def underscored(argv: Sequence[str]) -> list[str]:
-    """`--batch-size=8` means `--batch_size=8`."""
-    flags = [re.match(r"--[a-z][a-z0-9-]*", word) for word in argv]
-    return [word.replace(f[0], "--" + f[0][2:].replace("-", "_"), 1) if f else word for word, f in zip(argv, flags)]
+    """`--batch-size=8` means `--batch_size=8`, and `--no_export` means `--no-export`."""
+
+    def one(word: str) -> str:
+        flag = re.match(r"--(no[-_])?([a-z][a-z0-9_-]*)", word)
+        if not flag:
+            return word
+        return f"--{'no-' if flag[1] else ''}{flag[2].replace('-', '_')}{word[flag.end() :]}"
+
+    return [one(word) for word in argv]
 
 
 def parser(config: type[BaseConfig], prog: str, description: str, models: Iterable[str] = ()) -> Parser:

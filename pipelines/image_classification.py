@@ -56,14 +56,14 @@ class Config(TrainingConfig):
     batch_size: int = option(32, "pictures per training step")
     learning_rate: float = option(3e-3, "peak learning rate")
     image_size: int | None = option(
-        None, "side of the pictures the model sees; default: theirs if all are equal, else 64, 224 with --size"
+        None, "side of the pictures the model sees; default: theirs if all are equal, else 64 or that of --size"
     )
     resize: str = option("stretch", "how other pictures are brought to that size", choices=("stretch", "crop", "pad"))
     skip_bad: bool = option(False, "leave out files that cannot be read, naming them, instead of stopping")
     augment: tuple[str, ...] = option(
         ("translate", "rotate"), "what happens to training pictures, in order, name or name:amount; none: nothing"
     )
-    pretrained: str | None = option(None, "imagenet, or a file of weights, to start from", metavar="WEIGHTS")
+    pretrained: str | None = option(None, "start from imagenet, or from a file of weights", metavar="WEIGHTS")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,12 +95,12 @@ def load_data(config: Config) -> Data:
         config.dataset, data_dir=config.data_dir, seed=config.seed, limit=config.limit, skip_bad=config.skip_bad
     )
     height, width, channels = raw.image_shape
-    if config.image_size or config.pretrained or not (height and width):
-        height = width = config.image_size or (224 if config.pretrained or config.size else 64)
+    if config.image_size or published(config) or not (height and width):
+        height = width = config.image_size or MODELS[config.model].resolutions.get(str(config.size), 64)
     spec: dict[str, Any] = {
         "dataset": raw.source.partition(": ")[0],
         "about": raw.source.partition(": ")[2],
-        "image_shape": [height, width, 3 if config.pretrained else channels],
+        "image_shape": [height, width, 3 if published(config) else channels],
         "resize": config.resize,
         "classes": list(raw.classes),
         "counts": dict(raw.counts),
@@ -111,9 +111,16 @@ def load_data(config: Config) -> Data:
         return datasets.in_memory(part, count, decoded(spec)) if fits else part
 
     parts = [source(getattr(raw, name), count) for name, count in raw.counts.items()]
-    measured, counts = statistics.of_images(parts[0], spec["image_shape"], len(raw.classes), decoded(spec))
-    spec |= {"normalization": normalization(config) or measured, "class_counts": counts}
+    spec["class_counts"] = statistics.class_counts(parts[0], len(raw.classes))
+    spec["normalization"] = normalization(config) or statistics.moments(parts[0], decoded(spec))
     return Data(parts[0], parts[1], parts[2], spec)
+
+
+def published(config: Config) -> bool:
+    """Whether the run starts from weights published for colour pictures, and not from those of a run of one's own."""
+    return config.pretrained == "imagenet" or (
+        config.pretrained is not None and config.size in MODELS[config.model].resolutions
+    )
 
 
 def arguments(config: Config) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def normalization(config: Config) -> dict[str, Any] | None:
     from models import checkpoints
 
     given = arguments(config)
-    if given.get("rescaling") or (config.pretrained and config.model in checkpoints.ARCHITECTURES):
+    if given.get("rescaling") or (published(config) and config.model in checkpoints.ARCHITECTURES):
         return checkpoints.normalization(config.model, preactivation=given.get("preactivation", False))
     return None
 
@@ -245,10 +252,8 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
 
 def predict(model: Any, part: Any, spec: dict[str, Any]) -> tuple[Any, Any]:
     """True labels (n,) and probabilities (n, k) of a split."""
-    batches = evaluation_batches(part, spec)
-    logits = model.predict(batches, verbose=0)
-    labels = np.concatenate([y.argmax(-1) for _, y in batches.as_numpy_iterator()])
-    return labels, tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
+    logits = model.predict(evaluation_batches(part, spec), verbose=0)
+    return statistics.labels(part), tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
 
 
 def baseline(data: Data, *, most: int = 5000, side: int = 32) -> dict[str, Any]:
@@ -309,6 +314,8 @@ def main(config: Config) -> Path:
     config = runs.resumed(TASK, config)
     if config.resume and runs.is_finished(Path(config.resume)):
         print(f"already finished: {config.resume}")
+        if config.export:
+            runs.export(Path(config.resume))
         return Path(config.resume)
     arguments(config), augmentation(config, 2)  # wrong names end here, before anything is read or written
     data = load_data(config)

@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure  # and not pyplot, which has a state of its own in a notebook
 
 Rows = Sequence[Mapping[str, float]]
 
 
-def save(figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
     return path
+
+
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure of so many inches and its axes, an array (rows, columns)."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def image_grid(images, titles: Sequence[str], path: Path, *, heading: str = "", columns: int = 8, wrong=()) -> Path:
@@ -32,7 +34,7 @@ def image_grid(images, titles: Sequence[str], path: Path, *, heading: str = "", 
         wrong: indices whose title is red.
     """
     rows = max(1, math.ceil(len(images) / columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.65 * rows + 0.5), squeeze=False)
+    figure, axes = canvas(1.35 * columns, 1.65 * rows + 0.5, rows, columns)
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, image, title) in enumerate(zip(axes.flat, images, titles)):
@@ -49,7 +51,7 @@ def curves(rows: Rows, path: Path, monitor: str, best_epoch: int | None = None) 
     """Loss, the objective and the learning rate by epoch, on training (own batches) and validation."""
     objective = monitor.removeprefix("val_")
     names = [name for name in ("loss", objective) if name in rows[0]]
-    figure, axes = plt.subplots(1, len(names) + 1, figsize=(4.2 * (len(names) + 1), 3.4))
+    figure, ((*axes, last),) = canvas(4.2 * (len(names) + 1), 3.4, 1, len(names) + 1)
     epochs = [row["epoch"] for row in rows]
     for axis, name in zip(axes, names):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
@@ -60,9 +62,9 @@ def curves(rows: Rows, path: Path, monitor: str, best_epoch: int | None = None) 
         axis.set(title=name, xlabel="epoch")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
-    axes[-1].plot(epochs, [row["learning_rate"] for row in rows], color="grey")
-    axes[-1].set(title="learning rate", xlabel="epoch")
-    axes[-1].grid(alpha=0.25)
+    last.plot(epochs, [row["learning_rate"] for row in rows], color="grey")
+    last.set(title="learning rate", xlabel="epoch")
+    last.grid(alpha=0.25)
     figure.tight_layout()
     return save(figure, path)
 
@@ -72,7 +74,7 @@ def overlaid_curves(histories: Mapping[str, Rows], path: Path) -> Path:
     names: list[str] = []
     for rows in histories.values():
         names += [name for name in (rows[0] if rows else ()) if name.startswith("val_") and name not in names]
-    figure, axes = plt.subplots(1, max(1, len(names)), figsize=(5 * max(1, len(names)), 3.6), squeeze=False)
+    figure, axes = canvas(5 * max(1, len(names)), 3.6, 1, max(1, len(names)))
     for axis, name in zip(axes[0], names):
         for run, rows in histories.items():
             axis.plot([row["epoch"] for row in rows], [row.get(name, math.nan) for row in rows], label=run, marker=".")
@@ -89,7 +91,7 @@ def confusion(labels, predictions, classes: Sequence[str], path: Path) -> Path:
 
     matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
     side = min(20.0, 3.2 + 0.42 * len(classes))
-    figure, axis = plt.subplots(figsize=(side, side))
+    figure, ((axis,),) = canvas(side, side)
     numbers = len(classes) <= 30
     display = ConfusionMatrixDisplay(matrix, display_labels=classes if numbers else None)
     display.plot(ax=axis, include_values=numbers, cmap="Blues", colorbar=False, xticks_rotation="vertical")
@@ -100,7 +102,7 @@ def confusion(labels, predictions, classes: Sequence[str], path: Path) -> Path:
 
 def rate_sweep(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> Path:
     """Smoothed loss against the learning rate of `--lr_find`, with the rate it chose."""
-    figure, axis = plt.subplots(figsize=(6, 3.6))
+    figure, ((axis,),) = canvas(6, 3.6)
     axis.semilogx(rates, losses)
     axis.axvline(chosen, color="firebrick", linestyle=":", label=f"chosen: {chosen:g}")
     axis.set(xlabel="learning rate", ylabel="smoothed training loss", title="learning-rate sweep")

@@ -83,17 +83,21 @@ class Lock:
         self.path = folder / ".lock"
         self.file: IO[str] | None = None
 
-    def take(self) -> bool:
-        """Try to hold the lock; False while another process holds it."""
+    def take(self, *, patience: float = 1.0) -> bool:
+        """Try to hold the lock, for `patience` seconds (others look for an instant); False where a process holds it."""
         import fcntl
 
         self.file = open(self.path, "a")  # noqa: SIM115 (held open on purpose)
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            return False
-        return True
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    self.release()
+                    return False
+                time.sleep(0.02)
 
     def release(self) -> None:
         if self.file is not None:
@@ -105,16 +109,19 @@ def state(folder: Path) -> dict[str, Any]:
     """What `state.json` says, with `interrupted` for a run that says `running` and is not.
 
     Raises:
-        Failure: the folder is no run folder, or its state is damaged.
+        UsageError: the folder is no run folder.
+        Failure: its state is damaged.
     """
     if not (folder / "state.json").exists():
         raise UsageError(f"Expected a run folder (with a state.json; see python -m pipelines.runs). Received: {folder}")
     found = read_json(folder / "state.json")
     if found.get("state") == "running":
         lock = Lock(folder)
-        if lock.take():
+        if lock.take(patience=0):
+            found = read_json(folder / "state.json")  # it may have ended in between
             lock.release()
-            found["state"] = "interrupted"
+            if found["state"] == "running":
+                found["state"] = "interrupted"
     return found
 
 
@@ -258,6 +265,17 @@ def history(folder: Path) -> list[dict[str, float]]:
         return [{name: float(item) for name, item in row.items() if item} for row in csv.DictReader(file)]
 
 
+def seen(folder: Path) -> dict[str, Any]:
+    """`state`, with `damaged` and the reason where the files of the run cannot be read."""
+    try:
+        found = state(folder)
+        if (folder / "metrics.json").exists() and "objective" not in read_json(folder / "metrics.json"):
+            return {"state": "damaged", "error": "Expected an objective in metrics.json. Received: none"}
+        return found
+    except Failure as error:
+        return {"state": "damaged", "error": str(error)}
+
+
 def result(folder: Path) -> tuple[str, float | None, float | None, float | None]:
     """Name of the objective and its validation, test and baseline values; None where there is none yet."""
     path = folder / "metrics.json"
@@ -278,8 +296,8 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 def list_runs(root: str, task: str | None) -> str:
     rows = []
     for folder in find(root, task):
-        found = state(folder)
-        name, validation, test, baseline = result(folder)
+        found = seen(folder)
+        name, validation, test, baseline = result(folder) if found["state"] != "damaged" else ("", None, None, None)
         seconds = history(folder)[-1]["seconds"] if history(folder) else None
         note = found.get("error", "")[:60]
         rows.append([str(folder), found["state"], name, validation, test, baseline, seconds, note])
@@ -288,10 +306,8 @@ def list_runs(root: str, task: str | None) -> str:
     return table(["run", "state", "metric", "validation", "test", "baseline", "seconds", ""], rows)
 
 
-def compare(folders: list[Path], picture: Path) -> str:
-    """Results and differing flags of runs side by side; their validation curves over each other in `picture`."""
-    from pipelines.report import overlaid_curves
-
+def compare(folders: list[Path]) -> str:
+    """Results and differing flags of runs side by side."""
     configs = [read_json(folder / "config.json") for folder in folders if state(folder)]
     differing = [
         k for k in configs[0] if any(c.get(k) != configs[0][k] for c in configs) and k not in ("out", "resume")
@@ -301,23 +317,33 @@ def compare(folders: list[Path], picture: Path) -> str:
     for part, i in (("validation", 1), ("test", 2), ("baseline", 3)):
         rows.append([f"{part} {names[0]}", *(result(folder)[i] for folder in folders)])
     rows += [[f"--{key}", *(str(config.get(key)) for config in configs)] for key in differing]
-    overlaid_curves({folder.name: history(folder) for folder in folders}, picture)
-    return table(["", *(folder.name for folder in folders)], rows) + f"\ncurves: {picture}"
+    return table(["", *(folder.name for folder in folders)], rows)
 
 
-def prunable(root: str, keep: int) -> list[Path]:
+def prunable(root: str, keep: int, task: str | None = None) -> list[Path]:
     """Finished runs that are not among the `keep` best of their task, and failed and interrupted ones."""
-    victims, finished = [], {}  # type: ignore[var-annotated]
-    for folder in find(root):
-        found = state(folder)
+    victims: list[Path] = []
+    finished: dict[str, list[Path]] = {}
+    for folder in find(root, task):
+        found = seen(folder)
         if found["state"] == "finished":
             finished.setdefault(found["task"], []).append(folder)
-        elif found["state"] != "running":
+        elif found["state"] in ("failed", "interrupted"):
             victims.append(folder)
-    for task, folders in finished.items():
-        sign = 1 if pipelines.get(task).OBJECTIVE[1] == "max" else -1
+    for name, folders in finished.items():
+        sign = 1 if pipelines.get(name).OBJECTIVE[1] == "max" else -1
         victims += sorted(folders, key=lambda folder: -sign * (result(folder)[1] or 0.0))[keep:]
     return victims
+
+
+def delete(folder: Path) -> None:
+    """Delete a run folder unless a process works in it."""
+    lock = Lock(folder)
+    if not lock.take(patience=0):
+        print(f"left alone, since a process works in it: {folder}")
+        return
+    shutil.rmtree(folder)
+    lock.release()
 
 
 def main(argv: list[str]) -> None:
@@ -337,13 +363,18 @@ def main(argv: list[str]) -> None:
     elif flags.command == "compare":
         if len(flags.runs) < 2:
             raise UsageError(f"Expected two run folders or more to compare. Received: {len(flags.runs)}")
-        print(compare(flags.runs, flags.plot))
+        print(compare(flags.runs), flush=True)  # at once; drawing needs a second
+        from pipelines.report import overlaid_curves
+
+        print(f"curves: {overlaid_curves({folder.name: history(folder) for folder in flags.runs}, flags.plot)}")
     else:
-        victims = prunable(flags.out, flags.keep)
+        if flags.keep < 0:
+            raise UsageError(f"Expected --keep of at least 0. Received: {flags.keep}")
+        victims = prunable(flags.out, flags.keep, flags.task)
         print("\n".join(map(str, victims)) or "nothing to prune")
         if victims and (flags.yes or input(f"delete these {len(victims)} run folders? [y/N] ").lower() == "y"):
             for folder in victims:
-                shutil.rmtree(folder)
+                delete(folder)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.summary import Writer
 
 from pipelines import checkpoints
-from pipelines.config import TrainingConfig, UsageError, seconds
+from pipelines.config import Failure, TrainingConfig, UsageError, seconds
 
 NO_DECAY = ["bias", "gamma", "beta", "class_token", "position_embedding"]
 
@@ -140,7 +141,7 @@ class Progress(keras.callbacks.Callback):
         self.best_row: dict[str, float] | None = progress.get("best_row")
         self.candidate: list[np.ndarray] = []
         self.began = time.monotonic()
-        self.writer = tf.summary.create_file_writer(str(folder / "logs"))
+        self.writer = Writer(str(folder / "logs"))
 
     def seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
@@ -157,15 +158,21 @@ class Progress(keras.callbacks.Callback):
         return bool(patience and waited >= patience) or bool(self.budget and self.earlier > self.budget)
 
     def rank(self, row: dict[str, float]) -> tuple[float, float]:
-        """What the best epoch is chosen by: the objective, then the validation loss."""
+        """What the best epoch is chosen by: the objective, then the validation loss; one that diverged is last."""
+        if not math.isfinite(row["val_loss"]):
+            return -math.inf, -math.inf
         return self.sign * row[self.monitor], -row["val_loss"]
+
+    def is_best(self, row: dict[str, float]) -> bool:
+        return self.best_row is None or self.rank(row) > self.rank(self.best_row)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.budget and self.seconds() > self.budget:
             self.model.stop_training = True
 
     def on_test_end(self, logs=None):
-        self.candidate = checkpoints.snapshot(self.model.variables)  # with --ema, the averages are in place here
+        if self.is_best({f"val_{name}": float(item) for name, item in (logs or {}).items()}):
+            self.candidate = checkpoints.snapshot(self.model.variables)  # with --ema, the averages are in place here
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(item) for name, item in (logs or {}).items()}
@@ -173,12 +180,11 @@ class Progress(keras.callbacks.Callback):
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(self.seconds(), 3)
         self.rows.append(row)
-        if self.best_row is None or self.rank(row) > self.rank(self.best_row):
+        if self.is_best(row):
             self.best, self.best_row = self.candidate, row
         write_history(self.folder / "history.csv", self.rows)
-        with self.writer.as_default(step=epoch + 1):
-            for name in row.keys() - {"epoch"}:
-                tf.summary.scalar(name, row[name])
+        for name in row.keys() - {"epoch"}:
+            self.writer.add_scalar(name, row[name], epoch + 1)
 
     def on_train_end(self, logs=None):
         self.writer.close()
@@ -301,8 +307,12 @@ def fit(
             shuffle=False,  # the stream is shuffled, by the seed
             verbose=1 if sys.stdout.isatty() else 2,
         )
+    if progress.best_row is None or not math.isfinite(progress.best_row["val_loss"]):
+        raise Failure(
+            f"Expected finite losses: training diverged; try a --learning_rate lower than {config.learning_rate:g}, or "
+            f"--clip_norm 1. Received: a validation loss of {progress.rows[-1]['val_loss']}"
+        )
     checkpoints.assign(model.variables, progress.best, "best")
-    assert progress.best_row is not None
     return {
         "train_seconds": round(progress.seconds(), 2),
         "epochs": len(progress.rows),

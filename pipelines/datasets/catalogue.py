@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 from typing import Any, NoReturn
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import py_utils, tqdm_utils
 
 from pipelines.config import Failure, UsageError, nearest
 from pipelines.datasets.raw import Raw
@@ -80,11 +80,10 @@ def write(builder: tfds.core.DatasetBuilder) -> None:
         host = urlsplit(next(iter(builder.url_infos or ()), ""))
         online = not host.netloc or answers(f"{host.scheme}://{host.netloc}")
         if not online:
-            stack.enter_context(refusal(host))
+            refuse_requests(builder, host.netloc)
         if builder.name.startswith("tiny_") or not online:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.callback(tfds.enable_progress_bar)
-            tfds.disable_progress_bar()
+            stack.enter_context(py_utils.temporary_assignment(tqdm_utils, "_active", False))
         builder.download_and_prepare()
 
 
@@ -97,22 +96,22 @@ def answers(address: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def refusal(host: SplitResult) -> Iterator[None]:
-    """Requests fail at once; TFDS asks eleven times, for minutes, before it says that there is no network.
+def refuse_requests(builder: tfds.core.DatasetBuilder, host: str) -> None:
+    """Requests of this builder fail at once; TFDS asks eleven times, for minutes, before it says what is wrong.
 
     What is fetched already, or put into TFDS's folder by hand, needs no request and is prepared all the same.
     """
-    get = requests.Session.get
+    make = builder._make_download_manager
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise requests.ConnectionError(f"no network? {host.netloc} does not answer")
+        raise requests.ConnectionError(f"no network? {host} does not answer")
 
-    requests.Session.get = refuse  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        requests.Session.get = get  # type: ignore[method-assign]
+    def refusing(**options: Any) -> tfds.download.DownloadManager:
+        manager = make(**options)
+        manager._download = refuse  # its downloader is shared by all managers
+        return manager
+
+    builder._make_download_manager = refusing
 
 
 def first_line(error: BaseException) -> str:
@@ -145,9 +144,10 @@ def labelled_images(builder: tfds.core.DatasetBuilder) -> tuple[tuple[int | None
 def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
     """A data set of TensorFlow Datasets as `Raw`.
 
-    Its `test` split is the test set; without one, a labelled `validation` split is (ImageNet); without either, a tenth
-    of `train` is. Validation is a stretch of `train` that starts where `seed` says: TFDS writes examples in shuffled
-    order, and the built-in sets in rounds through the classes, so a stretch is a fair sample.
+    Its `test` split is the test set; without one, or where its labels are kept secret (ImageNet), a `validation` split
+    is; without either, a tenth of `train` is. Validation is a stretch of `train` that starts where `seed` says: TFDS
+    writes examples in shuffled order, and the built-in sets in rounds through the classes, so a stretch is a fair
+    sample.
     """
     builder = prepare(name)
     image_shape, classes = labelled_images(builder)
@@ -155,7 +155,7 @@ def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
     if "train" not in splits:
         raise UsageError(f"Expected a data set with a `train` split. Received: {name!r} with {', '.join(splits)}")
     last = 100
-    if "test" in splits:
+    if "test" in splits and labelled(builder, "test"):
         test = "test"
     elif "validation" in splits:
         test = "validation"
@@ -178,6 +178,11 @@ def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
         image_shape=image_shape,
         source=f"{builder.info.full_name} (TensorFlow Datasets): {description[:400]}",
     )
+
+
+def labelled(builder: tfds.core.DatasetBuilder, split: str) -> bool:
+    """Whether a split has its labels; TFDS writes -1 where they are secret."""
+    return all(int(example["label"]) >= 0 for example in read(builder, split).take(1))
 
 
 def read(builder: tfds.core.DatasetBuilder, part: str) -> tf.data.Dataset:

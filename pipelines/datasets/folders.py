@@ -2,12 +2,14 @@
 
 JPEG, PNG, BMP and GIF (first frame), any size; hidden files are left out, and extensions may be in capitals. Every
 file is decoded once at the start, by the function that training and serving use, so that a damaged one is known by
-name before anything is trained. If all images are grey they stay grey; otherwise all become RGB.
+name before anything is trained. If all images are grey they stay grey; otherwise all become RGB. A folder `train` that
+holds images itself, beside folders that are no splits, is a class like them.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +39,10 @@ def read_folder(data_dir: str, *, seed: int, skip_bad: bool, validation_fraction
         raise UsageError(f"Expected --data_dir to be a folder. Received: {data_dir!r}")
     folders = {folder.name.lower(): folder for folder in visible(root) if folder.is_dir()}
     found = {split: next((folders[n] for n in names if n in folders), None) for split, names in SPLIT_NAMES.items()}
-    roots = {split: folder for split, folder in found.items() if folder} if found["train"] else {"train": root}
+    split_names = {name for names in SPLIT_NAMES.values() for name in names}
+    is_class = found["train"] is not None and has_images(found["train"]) and not folders.keys() <= split_names
+    has_splits = found["train"] is not None and not is_class
+    roots = {split: folder for split, folder in found.items() if folder} if has_splits else {"train": root}
     files = {split: image_files(folder) for split, folder in roots.items()}
     classes = class_names(root, roots, files)
     shapes = checked(root, files, skip_bad)
@@ -72,6 +77,11 @@ def read_folder(data_dir: str, *, seed: int, skip_bad: bool, validation_fraction
 def visible(folder: Path) -> list[Path]:
     """What a folder holds, without hidden files, in the order of the names."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(path.name.lower().endswith(EXTENSIONS) for path in visible(folder))
 
 
 def image_files(folder: Path) -> list[tuple[Path, str]]:
@@ -114,12 +124,13 @@ def checked(root: Path, files: dict[str, list[tuple[Path, str]]], skip_bad: bool
     """The shape of every image that decodes.
 
     Raises:
-        Failure: some do not, and `skip_bad` is off; up to ten are named.
+        Failure: some do not, or have a palette TensorFlow does not read, and `skip_bad` is off; ten are named.
     """
     paths = [path for pairs in files.values() for path, _ in pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shapes = dict(zip(paths, pool.map(shape_of, paths), strict=True))
-    bad = [path.relative_to(root).as_posix() for path, shape in shapes.items() if shape is None]
+        found = dict(zip(paths, pool.map(shape_of, paths), strict=True))
+    shapes = {path: shape for path, shape in found.items() if not isinstance(shape, str)}
+    bad = [path.relative_to(root).as_posix() + why for path, why in found.items() if isinstance(why, str)]
     if bad:
         names = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         if not skip_bad:
@@ -128,16 +139,36 @@ def checked(root: Path, files: dict[str, list[tuple[Path, str]]], skip_bad: bool
                 f"Received {len(bad)} of {len(paths)} that do not: {names}"
             )
         warnings.warn(f"left out {len(bad)} of {len(paths)} images that do not decode: {names}", stacklevel=4)
-    return {path: shape for path, shape in shapes.items() if shape is not None}
+    return shapes
 
 
-def shape_of(path: Path) -> tuple[int, ...] | None:
-    """(h, w, c) of an image file, or None where it cannot be read or decoded."""
+def shape_of(path: Path) -> tuple[int, ...] | str:
+    """(h, w, c) of an image file; where it cannot be used, a note for its name, empty if it just does not decode."""
     try:
         with tf.device("CPU"):
-            return tuple(decode(tf.io.read_file(os.fspath(path))).shape)
+            contents = tf.io.read_file(os.fspath(path))
+            shape = tuple(decode(contents).shape)
     except tf.errors.OpError:
-        return None
+        return ""
+    return " (a BMP with a palette: save it as PNG)" if has_palette(contents.numpy()) else shape
+
+
+def has_palette(contents: bytes) -> bool:
+    """Whether these are a BMP of at most 8 bits whose values are not shades of grey as they stand.
+
+    `tf.io.decode_bmp` ignores the palette and the compression of such a file.
+
+    Reference: BITMAPINFOHEADER and RGBQUAD of the Windows bitmap format.
+    """
+    if len(contents) < 54 or contents[:2] != b"BM":
+        return False
+    pixels, header = struct.unpack_from("<II", contents, 10)
+    bits, compression = struct.unpack_from("<HI", contents, 28)
+    if bits > 8:
+        return False
+    table = np.frombuffer(contents[14 + header : pixels], "uint8")
+    colours = table[: len(table) // 4 * 4].reshape(-1, 4)[: 2**bits, :3]  # (n, blue green red)
+    return compression != 0 or bool((colours != np.arange(len(colours))[:, None]).any())
 
 
 def carve(paths: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> tuple[tuple, tuple]:

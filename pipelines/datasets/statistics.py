@@ -1,39 +1,50 @@
-"""What the training split says of itself."""
+"""What a split says of itself. Labels are read without decoding a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pipelines.datasets.stream import InMemory, Prepare, batches
 
 
-def of_images(
-    train: InMemory | Any, image_shape: Sequence[int], num_classes: int, prepare: Prepare, sample: int = 2000
-) -> tuple[dict[str, Any], list[int]]:
-    """Mean and deviation of the pixels by channel, and the pictures of each class.
+def labels(source: Any) -> np.ndarray:
+    """All labels of a split in its order, (n,) int64."""
+    if isinstance(source, InMemory):
+        return source.examples["label"].numpy()
+    return np.fromiter((item["label"] for item in only_labels(source).as_numpy_iterator()), "int64")
+
+
+def only_labels(source: tf.data.Dataset) -> tf.data.Dataset:
+    return source.map(lambda item: {"label": item["label"]})
+
+
+def class_counts(source: Any, num_classes: int) -> list[int]:
+    """How many examples each of the classes has."""
+    return np.bincount(labels(source), minlength=num_classes).tolist()
+
+
+def moments(source: Any, prepare: Prepare, sample: int = 2000) -> dict[str, Any]:
+    """Mean and deviation of the pixels by channel, measured on the first pictures.
 
     Args:
-        train: examples of `image` (h, w, c) uint8 and `label`.
-        image_shape: (h, w, c).
-        num_classes: k.
+        source: examples of `image` (h, w, c) uint8, or raw ones that `prepare` makes such of.
         prepare: one raw example to one of fixed shape.
-        sample: how many pictures, from the first on, the pixels are measured on.
+        sample: how many pictures.
 
     Returns:
-        `{"mean", "std", "order"}` as `transforms.images.standardize` takes it, and k counts. A channel that is the same
-        everywhere gets a deviation of 1.
+        `{"mean", "std", "order"}` as `transforms.images.standardize` takes it. A channel that is the same everywhere
+        gets a deviation of 1.
     """
-    counts = np.zeros(num_classes, int)
-    seen, total, square = 0, np.zeros(image_shape[-1]), np.zeros(image_shape[-1])
-    for batch in batches(train, batch_size=256, prepare=prepare).as_numpy_iterator():
-        counts += np.bincount(batch["label"], minlength=num_classes)
-        if seen < sample:
-            flat = batch["image"].reshape(-1, image_shape[-1]).astype("float64")  # (b * h * w, c)
-            seen, total, square = seen + len(batch["image"]), total + flat.sum(0), square + (flat**2).sum(0)
-    pixels = seen * image_shape[0] * image_shape[1]
-    mean = total / pixels
-    std = np.sqrt(np.maximum(square / pixels - mean**2, 1.0))
-    return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist(), "order": "rgb"}, counts.tolist()
+    if isinstance(source, InMemory):
+        found = source.examples["image"][:sample].numpy()
+    else:
+        found = np.concatenate(
+            [batch["image"] for batch in batches(source.take(sample), batch_size=256, prepare=prepare)]
+        )
+    pixels = found.reshape(-1, found.shape[-1])  # (b * h * w, c)
+    mean = pixels.mean(0, dtype="float64")
+    std = np.sqrt(np.maximum((pixels.astype("float32") - mean.astype("float32")).var(0, dtype="float64"), 1.0))
+    return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist(), "order": "rgb"}

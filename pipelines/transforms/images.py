@@ -21,7 +21,8 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     """One encoded image as pixels.
 
     Args:
-        contents: a scalar string, the bytes of a JPEG, PNG, BMP or GIF file. 16-bit PNG keeps its high byte.
+        contents: a scalar string, the bytes of a JPEG, PNG, BMP or GIF file. 16-bit PNG keeps its high byte. Of a BMP
+            with a palette of colours TensorFlow gives the palette's indices, as grey: send such pictures as PNG.
 
     Returns:
         uint8 pixels (h, w, c), `c` as stored: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.

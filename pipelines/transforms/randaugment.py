@@ -15,9 +15,10 @@ import math
 
 import tensorflow as tf
 
+from pipelines.transforms.images import LUMA
+
 MAX_MAGNITUDE = 10
 GREY = 128.0
-LUMA = (0.299, 0.587, 0.114)
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 POINTWISE = (
     "identity auto_contrast equalize solarize posterize colour contrast brightness sharpness".split()  # of pixel values

@@ -35,6 +35,8 @@ def test_flags_are_read_by_the_type_of_their_field():
     )
     assert (config.batch_size, config.learning_rate, config.ema, config.export) == (8, 0.01, 0.9, True)
     assert config.augment == ("flip", "crop", "mixup")
+    assert not read("--export", "--no-export").export and not read("--export", "--no_export").export
+    assert read("--data_dir=my-own-folder").data_dir == "my-own-folder"
     args = read("--model_args", "widths=8,16", "dropout=0.1", "--model_args", "pooling=average").model_args
     assert args == {"widths": (8, 16), "dropout": 0.1, "pooling": "average"}
 
@@ -49,6 +51,7 @@ def test_flags_are_read_by_the_type_of_their_field():
         optimizer=st.sampled_from(["adam", "lion"]),
         augment=st.lists(st.sampled_from(["flip", "rotate:0.1"]), max_size=2).map(tuple),
         lr_find=st.booleans(),
+        export=st.booleans(),
         data_dir=st.none() | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1),
         model_args=st.dictionaries(
             st.sampled_from(["width", "depth"]), st.integers(1, 9) | st.lists(st.integers(1, 9), min_size=2).map(tuple)
@@ -73,6 +76,7 @@ def test_a_command_line_written_from_a_configuration_reads_back_as_it(config):
         (["--model_args", "width"], "Expected KEY=VALUE. Received: 'width'"),
         (["--ema", "1"], "Expected --ema in [0, 1)"),
         (["--learning_rate", "-1"], "above 0"),
+        (["--learning_rate", "nan"], "Received: nan"),
     ],
 )
 def test_usage_errors_are_one_line_that_helps_and_exit_code_2(words, said, capsys):

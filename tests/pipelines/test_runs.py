@@ -73,9 +73,10 @@ def test_listing_shows_states_and_results(folders):
     assert any("0.7000" in line and "0.4000" in line and "0.3000" in line for line in shown)
 
 
-def test_comparing_shows_what_differs_and_draws_the_curves(folders):
-    found = [folders / "image_classification" / f"convnet-{i}" for i in (0, 1)]
-    shown = runs.compare(found, folders / "c.png")
+def test_comparing_shows_what_differs_and_draws_the_curves(folders, capsys):
+    found = [str(folders / "image_classification" / f"convnet-{i}") for i in (0, 1)]
+    runs.main(["compare", *found, "--plot", str(folders / "c.png")])
+    shown = capsys.readouterr().out
     assert "--seed" in shown and "--model" not in shown and "--out" not in shown
     assert (folders / "c.png").stat().st_size > 5000
 
@@ -85,8 +86,29 @@ def test_pruning_leaves_the_best_and_what_runs(folders):
     assert lock.take()
     assert {f.name for f in runs.prunable(str(folders), 1)} == {"convnet-0", "convnet-1", "convnet-3"}
     lock.release()
+    runs.main(["prune", "--keep", "0", "--yes", "--out", str(folders), "--task", "another"])
+    assert len(runs.find(folders)) == 5
+    with pytest.raises(UsageError, match="at least 0"):
+        runs.main(["prune", "--keep", "-1", "--yes", "--out", str(folders)])
     runs.main(["prune", "--keep", "2", "--yes", "--out", str(folders)])
     assert {f.name for f in runs.find(folders)} == {"convnet-1", "convnet-2"}
+
+
+def test_a_run_that_starts_while_pruning_is_left_alone(folders, capsys):
+    folder = folders / "image_classification/convnet-4"
+    lock = runs.Lock(folder)
+    assert lock.take()
+    runs.delete(folder)
+    lock.release()
+    assert folder.exists() and "left alone" in capsys.readouterr().out
+
+
+def test_a_damaged_run_is_listed_as_damaged_and_never_pruned(folders):
+    (folders / "image_classification/convnet-3/state.json").write_text("{")
+    (folders / "image_classification/convnet-0/metrics.json").write_text("{}")
+    states = [line.split()[1] for line in runs.list_runs(str(folders), None).splitlines()[1:]]
+    assert sorted(states) == ["damaged", "damaged", "finished", "finished", "interrupted"]
+    assert {f.name for f in runs.prunable(str(folders), 0)} == {"convnet-1", "convnet-2", "convnet-4"}
 
 
 @pytest.mark.parametrize("name", ["config.json", "spec.json", "metrics.json", "model.keras"])

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import checkpoints, image_classification, runs, training
-from pipelines.config import OPTIMIZERS, TrainingConfig, UsageError
+from pipelines.config import OPTIMIZERS, Failure, TrainingConfig, UsageError
 
 EXAMPLES = 64
 X = np.random.default_rng(0).normal(size=(EXAMPLES, 4)).astype("float32")
@@ -48,13 +48,14 @@ def rates(config: TrainingConfig, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name):
-    config = TrainingConfig(optimizer=name, learning_rate=0.03, schedule="constant", weight_decay=1e-4, clip_norm=1.0)
+    # So little weight decay that what moves the weights is the gradient.
+    config = TrainingConfig(optimizer=name, learning_rate=0.03, schedule="constant", weight_decay=1e-12)
     optimizer = training.optimizer(config, 50)
     weight = keras.Variable(np.full((3, 3), 2.0, "float32"), name="kernel")
     optimizer.build([weight])
     for _ in range(50):
         optimizer.apply([2 * weight], [weight])
-    assert float(keras.ops.mean(weight**2)) < 4.0 * 0.9999
+    assert float(keras.ops.mean(weight**2)) < 4.0 - 1e-3
 
 
 def test_momentum_and_nesterov_are_sgd_with_it():
@@ -149,7 +150,7 @@ def test_the_running_average_is_what_is_evaluated_and_kept(tmp_path):
     assert 0 < np.abs(mean - last).max() < np.abs(start - last).max()
 
 
-def test_saving_waits_until_forty_times_its_cost_has_passed(tmp_path, monkeypatch):
+def test_saving_waits_until_a_hundred_times_its_cost_has_passed(tmp_path, monkeypatch):
     class Clock:
         now = 0.0
 
@@ -168,7 +169,7 @@ def test_saving_waits_until_forty_times_its_cost_has_passed(tmp_path, monkeypatc
     resume.set_model(keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]))
     resume.model.compile("sgd", "mse")
     resume.on_epoch_begin(0)
-    for batch in range(100):
+    for batch in range(250):
         resume.on_train_batch_end(batch)
         resume.wait()
         clock.now += 1.0
@@ -181,8 +182,14 @@ def test_what_went_wrong_in_the_writing_thread_is_raised_in_training(tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Failure, match=r"room for a checkpoint of \d+ bytes in .*No space left"):
         fit(tmp_path)
+
+
+def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "X", X * 1e38)
+    with pytest.raises(Failure, match="training diverged; try a --learning_rate lower than 10"):
+        fit(tmp_path, learning_rate=10.0, optimizer="sgd", schedule="constant")
 
 
 def test_class_weights_multiply_the_loss_of_rare_classes():
