@@ -7,7 +7,6 @@ Everything is checked before anything is assigned, so a model is loaded whole or
 number of classes stays as initialized, and the report says so.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -57,6 +56,7 @@ _NORMALIZATIONS = {
     "vit": _SYMMETRIC,
     "efficientnet": _IDENTITY,
 }
+_IMAGENET_STD = (0.229, 0.224, 0.225)  # of red, green and blue between 0 and 1
 ARCHITECTURES = tuple(_NORMALIZATIONS)  # those with published weights
 
 
@@ -183,17 +183,14 @@ def _from_keras(model, file: Path) -> dict[str, np.ndarray]:
             problems.append(f"{layer.name} {expected}, where the file has {name} {found}")
         values.update({weight.path: array for weight, array in zip(layer.weights, arrays)})
     _refuse(problems, model, file)
-    if any(isinstance(layer, keras.layers.Normalization) for layer in layers) and _is_published(file):
-        # The published EfficientNets were trained with a variance where the layer takes a standard deviation; Keras
-        # divides once more by the root of ImageNet's deviations, which is the same as this factor on the variance.
-        values[model.get_layer("normalization").weights[1].path] *= np.array([0.229, 0.224, 0.225], "float32")
+    for layer in layers:
+        if isinstance(layer, keras.layers.Normalization):
+            variance = values[layer.weights[1].path]
+            # The published EfficientNets hold ImageNet's deviations in place of variances (tensorflow issue 49930), and
+            # so does what Keras saves of them. Keras divides once more by their roots; this factor does the same.
+            if variance.shape == (3,) and np.allclose(variance, _IMAGENET_STD, rtol=1e-3):
+                values[layer.weights[1].path] = variance * np.array(_IMAGENET_STD, "float32")
     return values
-
-
-def _is_published(file: Path) -> bool:
-    """Whether the file is one of Keras's own, wherever it lies and whatever it is called."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest() in {md5 for _, md5 in PUBLISHED.values()}
 
 
 def _legacy_layers(root) -> list[tuple[str, list[np.ndarray]]]:

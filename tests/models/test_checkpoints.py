@@ -1,6 +1,5 @@
 """Checkpoints: published layouts give the same answers here, and what does not fit changes nothing."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -81,16 +80,34 @@ def test_weights_of_keras_applications_give_the_same_answers(peer, tmp_path):
         assert_same(ours, theirs, images)
 
 
-def test_a_published_efficientnet_answers_as_keras_imagenet_does(tmp_path, monkeypatch):
-    """With `weights="imagenet"` Keras divides once more by the root of the deviations; here the file's hash says so."""
-    file = save_legacy(scatter(keras.applications.EfficientNetB0(weights=None), seed=4, gain=2.0), tmp_path / "b0.h5")
-    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(file))
+def test_imagenet_weights_of_efficientnet_answer_as_in_keras_whatever_file_they_are_in(tmp_path, monkeypatch):
+    """With `weights="imagenet"` Keras divides once more by the root of the deviations: the stored variance tells it."""
+    theirs = scatter(keras.applications.EfficientNetB0(weights=None), seed=4, gain=2.0)
+    mean, variance, _ = next(x for x in theirs.layers if isinstance(x, keras.layers.Normalization)).weights
+    mean.assign([0.485, 0.456, 0.406])
+    variance.assign([0.229, 0.224, 0.225])  # what the published files hold
+    published = save_legacy(theirs, tmp_path / "b0.h5")
+    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(published))
     theirs = keras.applications.EfficientNetB0(classifier_activation=None)
-    published = (checkpoints.PUBLISHED[4_049_571][0], hashlib.md5(file.read_bytes()).hexdigest())
-    monkeypatch.setitem(checkpoints.PUBLISHED, 4_049_571, published)
+    body = keras.Model(theirs.input, theirs.get_layer("avg_pool").output)
     ours = efficientnet.efficientnet((224, 224, 3), 1000, **efficientnet.SIZES["b0"])
-    load_weights(ours, file)
-    assert_same(ours, theirs, np.random.default_rng(6).uniform(0, 255, (2, 224, 224, 3)).astype("float32"))
+    features = keras.Model(ours.input, ours.get_layer("features").output)
+    images = np.random.default_rng(6).uniform(0, 255, (2, 224, 224, 3)).astype("float32")
+    for file, left in (
+        (published, ()),
+        (save_keras3(theirs, tmp_path / "again.h5"), ()),
+        (save_legacy(theirs, tmp_path / "again.h5"), ()),
+        (save_legacy(body, tmp_path / "notop.h5"), ("logits",)),
+    ):
+        scatter(ours, seed=5)
+        assert load_weights(ours, file).left == left
+        assert_same(features, body, images)
+    load_weights(ours, published)
+    assert_same(ours, theirs, images)
+    own = save_keras3(ours, tmp_path / "own.h5")
+    scatter(ours, seed=5)
+    load_weights(ours, own)
+    assert_same(ours, theirs, images)
 
 
 def test_imagenet_asks_for_the_published_file_and_leaves_another_head(tmp_path, monkeypatch):
