@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
+from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.image_classification import mnist
 
 from pipelines import datasets
@@ -111,6 +113,7 @@ class FakeSplits(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     names: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     classes = ("a", "b")
 
     def _info(self):
@@ -121,8 +124,9 @@ class FakeSplits(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.names}
 
     def _generate_examples(self, split):
+        label = -1 if split in self.unlabelled else 0
         for i in range(100):
-            yield i, {"image": np.full((4 + i % 3, 5, 3), len(split), "uint8"), "label": 0}
+            yield i, {"image": np.full((4 + i % 3, 5, 3), len(split), "uint8"), "label": label}
 
 
 def loaded(monkeypatch, tmp_path, **changes) -> datasets.Raw:
@@ -138,6 +142,17 @@ def test_without_test_labelled_validation_is_the_test_set(monkeypatch, tmp_path)
     assert raw.counts == {"train": 90, "validation": 10, "test": 100}
     seen = {split: {int(images.decode(e["image"])[0, 0, 0]) for e in getattr(raw, split)} for split in raw.counts}
     assert seen == {"train": {5}, "validation": {5}, "test": {10}}
+
+
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("train", "test")])
+def test_a_test_split_whose_labels_are_secret_is_left_alone(monkeypatch, tmp_path, names):
+    """As the data set of ImageNet has it, where its archive of test images is at hand."""
+    raw = loaded(monkeypatch, tmp_path, names=names, unlabelled=("test",))
+    carved = {"train": 81, "validation": 9, "test": 10}
+    assert raw.counts == ({"train": 90, "validation": 10, "test": 100} if "validation" in names else carved)
+    assert all(int(e["label"]) == 0 for split in raw.counts for e in getattr(raw, split))
+    pixels = {int(images.decode(e["image"])[0, 0, 0]) for e in raw.test}
+    assert pixels == {len("validation" if "validation" in names else "train")}
 
 
 def test_without_other_splits_all_three_are_carved_from_train(monkeypatch, tmp_path):
@@ -168,7 +183,16 @@ def test_a_wrong_name_is_one_line_that_helps(name, message):
     assert "\n" not in str(caught.value) and "Received: " in str(caught.value)
 
 
-def test_without_a_network_the_stand_in_is_named_at_once(monkeypatch, tmp_path, capfd):
+@pytest.mark.parametrize("shown", [True, False])
+def test_without_a_network_the_stand_in_is_named_at_once_and_nothing_else_changes(monkeypatch, tmp_path, capfd, shown):
+    monkeypatch.setattr(tqdm_utils, "_active", shown)
+    other, prepare = requests.Session.get, tfds.core.DatasetBuilder.download_and_prepare
+
+    def watched(builder):
+        assert requests.Session.get is other, "requests of other threads go on"
+        prepare(builder)
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", watched)
     monkeypatch.setattr(catalogue, "answers", lambda address: False)
     builder = partial(tfds.builder, data_dir=str(tmp_path))
     monkeypatch.setattr(catalogue.tfds, "builder", builder)
@@ -176,6 +200,7 @@ def test_without_a_network_the_stand_in_is_named_at_once(monkeypatch, tmp_path, 
         datasets.load("mnist")
     assert "\n" not in str(caught.value)
     assert "Traceback" not in "".join(capfd.readouterr())
+    assert tqdm_utils._active == shown
 
 
 def idx(values: np.ndarray) -> bytes:
