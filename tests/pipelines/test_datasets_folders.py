@@ -134,6 +134,44 @@ def test_at_most_ten_damaged_files_are_named(tmp_path):
         datasets.load(data_dir=str(tmp_path))
 
 
+def test_a_bmp_whose_palette_is_not_grey_is_named_with_the_reason(tmp_path):
+    """TensorFlow would answer the palette's indices as shades of grey."""
+    fill(tmp_path, {"a": 10, "b": 10})
+    ramp = [value for i in range(256) for value in (i, i, i)]
+    palettes = {"grey": ramp, "short": ramp[:300], "colours": [*ramp[3:], 255, 0, 0], "inverted": ramp[::-1]}
+    for name, palette in palettes.items():
+        picture = Image.new("P", (12, 9), 7)
+        picture.putpalette(palette)
+        picture.save(tmp_path / "a" / f"{name}.bmp")
+    (tmp_path / "b" / "called.png").write_bytes((tmp_path / "a" / "colours.bmp").read_bytes())
+    with pytest.raises(Failure, match="Received 3 of 25 that do not: ") as caught:
+        datasets.load(data_dir=str(tmp_path))
+    for name in ("a/colours.bmp", "a/inverted.bmp", "b/called.png"):
+        assert f"{name} (a BMP with a palette: save it as PNG)" in str(caught.value)
+    with pytest.warns(UserWarning, match="left out 3 of 25"):
+        raw = datasets.load(data_dir=str(tmp_path), skip_bad=True)
+    assert sum(raw.counts.values()) == 22
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, {"bus": 10, "train": 10, "test": 10})
+    raw = datasets.load(data_dir=str(tmp_path))
+    assert raw.classes == ("bus", "test", "train") and sum(raw.counts.values()) == 30
+
+
+def test_splits_without_class_folders_are_no_classes(tmp_path):
+    with pytest.raises(Failure, match="Expected folders of images, one for each class.*Received: test, train"):
+        datasets.load(data_dir=str(fill(tmp_path, {"train": 10, "test": 10})))
+
+
+def test_a_stray_image_beside_the_classes_of_train_changes_nothing(tmp_path):
+    fill(tmp_path / "train", {"a": 20, "b": 20})
+    fill(tmp_path / "test", {"a": 5, "b": 5})
+    write(tmp_path / "train" / "overview.png")
+    raw = datasets.load(data_dir=str(tmp_path))
+    assert raw.classes == ("a", "b") and raw.counts["test"] == 10
+
+
 def test_what_is_not_class_folders_is_told_with_what_was_found(tmp_path):
     with pytest.raises(UsageError, match="to be a folder. Received: '.*nowhere'"):
         datasets.load(data_dir=str(tmp_path / "nowhere"))
