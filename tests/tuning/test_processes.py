@@ -38,7 +38,7 @@ def alive(pid: str) -> bool:
 
 
 def test_a_killed_search_goes_on_where_it_was(tmp_path, environment):
-    words = ("--trials", 3, "--nap", 1.0)
+    words = ("--trials", 3, "--trouble", "hang")  # the second training goes on until it is killed
     first = start(environment, tmp_path, *words)
     until(lambda: len(begun(tmp_path)) == 2)
     first.send_signal(signal.SIGKILL)

@@ -28,7 +28,7 @@ class Config(TrainingConfig):
     model: str = option("mlp", "the architecture")
     epochs: int = option(9, "passes over the training data")
     nap: float = option(0.0, "seconds a training takes")
-    trouble: str = option("none", "what goes wrong: none, usage, wide, crash, nan, die or stop:<call>")
+    trouble: str = option("none", "what goes wrong: none, usage, wide, crash, nan, die, hang or stop:<call>")
 
 
 def main(config: Config) -> Path:
@@ -51,7 +51,8 @@ def main(config: Config) -> Path:
         if config.trouble == "die" and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        end = time.monotonic() + config.nap
+        second = len((Path(config.out) / "begun.txt").read_text().splitlines()) == 2
+        end = math.inf if config.trouble == "hang" and second else time.monotonic() + config.nap
         while time.monotonic() < end:
             time.sleep(0.02)
         accuracy = score(config)
