@@ -5,6 +5,7 @@
 Inputs are files, folders of files, and CSV files. The server's metadata say what the model wants: a string input gets
 the bytes of each file, or a column of a CSV file; numeric inputs get CSV columns of their names, all columns as one
 row of features, or the array of an .npy file. Prints a table (name, label, probability), or JSON lines with `--json`.
+An input that the model refuses has the reason in its row; the others are answered, and the exit code is 1.
 Over REST nothing here needs TensorFlow; over gRPC the official messages do, and their import takes a few seconds.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import Parser, UsageError, guarded, nearest
-from serving.records import batches, records
-from serving.transports import Grpc, Rest, Signature, as_array
+from pipelines.config import Failure, Parser, UsageError, guarded, nearest
+from serving.records import Record, batches, records
+from serving.transports import Grpc, Rest, ServerError, Signature, as_array
 
 
 class Client:
@@ -118,13 +120,38 @@ class Client:
 
 
 def answers(client: Client, paths: Sequence[str], signature: str, size: int) -> Iterator[dict[str, Any]]:
-    """The outputs of each example, with its name."""
+    """The outputs of each example, with its name; of one that the model refuses, the reason as the text `error`."""
     wanted = client.signature(signature)
     for group in batches(records(paths, wanted), wanted, size):
-        names = [name for name, _ in group]
+        yield from _asked(client, group, wanted, signature)
+
+
+def _asked(client: Client, group: Sequence[Record], wanted: Signature, signature: str) -> Iterator[dict[str, Any]]:
+    """The answers to one request, or to one request for each example where the model refuses them together."""
+    try:
         outputs = client.predict({key: [values[key] for _, values in group] for key in wanted.inputs}, signature)
-        for i, name in enumerate(names):
-            yield {"name": name} | {key: array[i] if array.ndim else array for key, array in outputs.items()}
+    except ServerError as error:
+        if error.status not in (400, "INVALID_ARGUMENT"):
+            raise
+        if len(group) == 1:
+            yield {"name": group[0][0], "error": reason(error)}
+        else:
+            for record in group:
+                yield from _asked(client, [record], wanted, signature)
+        return
+    for i, (name, _) in enumerate(group):
+        yield {"name": name} | {key: array[i] if array.ndim else array for key, array in outputs.items()}
+
+
+def reason(error: ServerError) -> str:
+    """What a server says of an input: its first line, without the names of TensorFlow's nodes and the code."""
+    words = re.sub(r"\{\{.*?\}\}", "", str(error))
+    return re.split(r"\n|\[\[| \((?:HTTP|gRPC) \w+\)$", words.strip())[0].strip()
+
+
+def refused(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer is a reason: an output of the model is never a text, but bytes."""
+    return isinstance(answer.get("error"), str)
 
 
 def summary(answer: Mapping[str, Any]) -> dict[str, str]:
@@ -161,7 +188,12 @@ def _plain(value: Any) -> Any:
 
 
 def ask(flags: argparse.Namespace) -> None:
-    """The command: ask, and print a table or JSON lines."""
+    """The command: ask, and print a table or JSON lines.
+
+    Raises:
+        UsageError: the flags or inputs are wrong.
+        Failure: the server is not there, or refused some of the inputs.
+    """
     if not flags.model:
         raise UsageError("Expected --model NAME. Received: none")
     if flags.batch_size < 1:
@@ -176,16 +208,19 @@ def ask(flags: argparse.Namespace) -> None:
         label=flags.label,
         timeout=flags.timeout,
     )
-    found = answers(client, flags.inputs, flags.signature, flags.batch_size)
-    if flags.json:
-        for answer in found:
+    rows, bad = [], 0
+    for answer in answers(client, flags.inputs, flags.signature, flags.batch_size):
+        bad += refused(answer)
+        rows.append(summary(answer))
+        if flags.json:
             print(json.dumps({key: _plain(value) for key, value in answer.items()}), flush=True)
-        return
-    rows = [summary(answer) for answer in found]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    widths = [max(len(column), *(len(row.get(column, "")) for row in rows)) for column in columns]
-    for line in [dict(zip(columns, columns)), *rows]:
-        print("  ".join(line.get(column, "").ljust(width) for column, width in zip(columns, widths)).rstrip())
+    if not flags.json:
+        columns = sorted(dict.fromkeys(key for row in rows for key in row), key="error".__eq__)  # reasons stand last
+        widths = [max(len(column), *(len(row.get(column, "")) for row in rows)) for column in columns]
+        for line in [dict(zip(columns, columns)), *rows]:
+            print("  ".join(line.get(column, "").ljust(width) for column, width in zip(columns, widths)).rstrip())
+    if bad:
+        raise Failure(f"Expected an answer to each of the {len(rows)} inputs. Received: {bad} refused, named above")
 
 
 def parser() -> Parser:

@@ -113,6 +113,12 @@ class Rest:
                 self._connection.close()  # an idle connection that the server has closed: once more
                 if attempt == 2:
                     raise ServerError(f"Expected an answer of {self.address}. Received: a closed connection") from None
+            except http.client.HTTPException as error:
+                self._connection.close()
+                raise ServerError(
+                    f"Expected HTTP at {self.address}, the port of the REST API and not that of gRPC. "
+                    f"Received: something else ({type(error).__name__})"
+                ) from None
             except OSError as error:
                 self._connection.close()
                 raise ServerError(

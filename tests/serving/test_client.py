@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 import pytest
-from server_process import ROOT, cpu_of_children, free_port
+from ports import free_ports
+from server_process import ROOT, cpu_of_children
+from tensorflow.core.example.example_pb2 import Example
 
-from pipelines.config import UsageError
+from pipelines.config import Failure, UsageError
 from serving import client as command
 from serving.client import Client, summary
 from serving.server.tensors import BY_NAME, Tensor
@@ -84,9 +86,16 @@ def test_errors_of_the_server_keep_its_words_and_code(server, kind):
         server.client("half", kind).predict({}, "matmull")
     with pytest.raises(UsageError, match="Expected the inputs a, b of matmul. Received: a"):
         server.client("half", kind).predict({"a": [[1.0]]}, "matmul")
-    nowhere = Client(model="m", timeout=5, **{kind: f"localhost:{free_port()}"})
+    nowhere = Client(model="m", timeout=5, **{kind: f"localhost:{free_ports(1)[0]}"})
     with pytest.raises(ServerError, match="Expected a model server at localhost:"):
         nowhere.status()
+
+
+def test_rest_asked_of_the_grpc_port_says_so(server):
+    client = Client(model="half", rest=f"localhost:{server.grpc_port}", timeout=30)
+    with pytest.raises(ServerError, match=r"Expected HTTP at localhost:\d+, the port of the REST API") as error:
+        client.status()
+    assert str(error.value).isprintable()
 
 
 def test_a_connection_that_the_server_closed_is_opened_again(server):
@@ -116,6 +125,47 @@ def test_csv_rows_and_folders_of_files_make_a_table(server, kind, tmp_path, caps
         else {"name": "a.bin", "length": 2, "upper": {"b64": "Qf8="}, "upper_bytes": {"b64": "Yf8="}},
         {"name": "deep/b.txt", "length": 2, "upper": "BB", "upper_bytes": "bb"},
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 32])
+def test_a_refused_file_is_named_and_the_others_are_answered(server, kind, size, tmp_path, capsys):
+    message = Example()
+    message.features.feature["x"].float_list.value.append(2.0)
+    good = message.SerializeToString()
+    for name, content in (("a", good), ("b", b"not an example"), ("c", good)):
+        (tmp_path / name).write_bytes(content)
+    words = [*address(server, kind), "--model=half", "--signature=regress", f"--batch_size={size}", str(tmp_path)]
+    with pytest.raises(Failure, match="Expected an answer to each of the 3 inputs. Received: 1 refused, named above"):
+        run(capsys, *words)
+    head, a, b, c = capsys.readouterr().out.splitlines()
+    assert (head.split(), a.split(), c.split()) == (["name", "outputs", "error"], ["a", "[4]"], ["c", "[4]"])
+    assert b.startswith("b ") and "not parse" in b and "{{" not in b
+    with pytest.raises(Failure):
+        run(capsys, *words, "--json")
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["name"] for answer in answers] == ["a", "b", "c"]
+    assert answers[0]["outputs"] == [4.0] and "not parse" in answers[1]["error"]
+
+
+def test_other_errors_of_the_server_are_no_row(server, capsys, tmp_path):
+    (tmp_path / "rows.csv").write_text("x\n1\n")
+    with pytest.raises(ServerError, match="Servable not found") as error:
+        run(capsys, *address(server, "rest"), "--model=half", "--version=9", str(tmp_path / "rows.csv"))
+    assert error.value.status == 404 and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ("Unknown format. One of JPEG.\n\t [[{{node while/body}}]] (HTTP 400)", "Unknown format. One of JPEG."),
+        ("Unknown format. [[{{function_node map_while_body_2347}}{{node a}}]] (HTTP 400)", "Unknown format."),
+        ("{{function_node __wrapped__Decode}} Unknown format (gRPC INVALID_ARGUMENT)", "Unknown format"),
+        ("Expected (b, 2). Received: [1] (HTTP 400)", "Expected (b, 2). Received: [1]"),
+    ],
+)
+def test_a_reason_is_what_people_can_read(words, left):
+    assert command.reason(ServerError(words, 400)) == left
 
 
 def test_npy_files_are_examples(server, tmp_path, capsys):
@@ -192,7 +242,7 @@ def test_values_that_do_not_fit_an_input_are_usage_errors():
     ],
 )
 def test_the_command_fails_in_one_line_and_fast_over_rest(tmp_path, words, code, message):
-    words = [word.format(port=free_port()) for word in words]
+    words = [word.format(port=free_ports(1)[0]) for word in words]
     begin = cpu_of_children()
     result = subprocess.run(
         [sys.executable, "-m", "serving.client", *words],
