@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 import pipelines
 from docs import make_pages
@@ -141,16 +141,6 @@ def section(title: str) -> str:
     found = re.search(rf"^\*\*{title}\.\*\*.*?^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     assert found, title
     return found[1]
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def test_the_tour_works_as_it_is_written(tiny_run, tmp_path):

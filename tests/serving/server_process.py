@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,13 +14,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from ports import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def cpu_of_children() -> float:
@@ -34,10 +29,11 @@ class Server:
     """A server process: its lines, its ports, and a way to ask it over REST."""
 
     def __init__(self, *flags: str, rest: bool = True, grpc: bool = True):
-        self.rest_port, self.grpc_port = free_port() if rest else 0, free_port() if grpc else 0
-        ports = [f"--rest_api_port={self.rest_port}", f"--port={self.grpc_port}"]
+        ports = free_ports(2)
+        self.rest_port, self.grpc_port = ports[0] if rest else 0, ports[1] if grpc else 0
+        words = [*flags, f"--rest_api_port={self.rest_port}", f"--port={self.grpc_port}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.server", *flags, *ports, "--file_system_poll_wait_seconds=0.1"],
+            [sys.executable, "-m", "serving.server", *words],
             cwd=ROOT,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -14,12 +18,19 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from server_process import ROOT, Server, cpu_of_children, free_port
-from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+from ports import free_ports
+from server_process import ROOT, Server, cpu_of_children
+from tensorflow_serving.apis import (
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from pipelines.config import guarded
 from serving.server import app
 from serving.server.config import ModelConfig
+from serving.server.tensors import decode, encode
 
 
 def command(*words: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess:
@@ -89,15 +100,25 @@ def test_versions_roll_over_under_load_without_a_failed_request(living, half):
             except Exception as error:
                 failures.append(error)
 
+    def both_see(version: int) -> None:
+        """Wait until REST and gRPC have both been answered by a version."""
+        deadline = time.monotonic() + 60
+        while not failures and not all(float(version) in values for values in seen.values()):
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.02)
+
     threads = [threading.Thread(target=ask, args=(kind,)) for kind in ("rest", "rest", "grpc", "grpc")]
     for thread in threads:
         thread.start()
-    for version in (2, 3):
-        put(half, version, base)
-        server.wait_for(f"version {version} loaded")
-        server.wait_for(f"version {version - 1} unloaded")
-        time.sleep(0.2)
-    stop.set()
+    try:
+        both_see(1)
+        for version in (2, 3):
+            put(half, version, base)
+            server.wait_for(f"version {version} loaded")
+            server.wait_for(f"version {version - 1} unloaded")
+            both_see(version)
+    finally:
+        stop.set()
     for thread in threads:
         thread.join()
     assert not failures
@@ -156,13 +177,12 @@ def test_slow_requests_do_not_keep_fast_ones_waiting(living):
 
     slow = threading.Thread(target=ask_slow)
     slow.start()
-    time.sleep(0.1)
     fast = []
     while slow.is_alive():
         begin = time.perf_counter()
         assert server.ask("/v1/models/half:predict", {"instances": [0]})[0] == 200
         fast.append(time.perf_counter() - begin)
-    assert took[0] > 0.1 and np.median(fast) < took[0] / 3
+    assert fast and took[0] > 0.1 and np.median(fast) < took[0] / 3
 
 
 def test_a_port_in_use_is_one_line(living):
@@ -177,30 +197,48 @@ def test_a_port_in_use_is_one_line(living):
 
 
 def test_sigterm_answers_what_is_in_flight_and_ends_with_0(living):
-    """The last test of this server."""
+    """The last test of this server. What was sent before a request that is answered has arrived."""
     server, _ = living
-    answers = []
-
-    def ask(kind: str) -> None:
-        answers.append(server.client("half", kind).predict({"steps": [4000]}, "slow")["y"].shape)
-
-    threads = [threading.Thread(target=ask, args=(kind,)) for kind in ("rest", "grpc")]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.3)
-    assert not answers, "the requests are in flight"
-    assert server.stop(signal.SIGTERM) == 0
-    for thread in threads:
-        thread.join()
-    assert answers == [(1,), (1,)]
+    path, steps = "/v1/models/half:predict", 4000
+    fast, slow = predict_pb2.PredictRequest(), predict_pb2.PredictRequest()
+    fast.model_spec.name = slow.model_spec.name = "half"
+    slow.model_spec.signature_name = "slow"
+    encode(np.float32([0]), fast.inputs["x"])
+    encode(np.int32([steps]), slow.inputs["steps"])
+    rest = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel, contextlib.closing(rest):
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        predict(fast, timeout=60)
+        over_grpc = predict.future(slow, timeout=60)
+        rest.request("POST", path, json.dumps({"signature_name": "slow", "inputs": [steps]}))
+        predict(fast, timeout=60)
+        assert server.ask(path, {"instances": [0]})[0] == 200
+        unanswered = not over_grpc.done() and not select.select([rest.sock], [], [], 0)[0]
+        assert unanswered, "the requests are in flight"
+        assert server.stop(signal.SIGTERM) == 0
+        assert rest.getresponse().status == 200
+        assert decode(over_grpc.result().outputs["y"], "y").shape == (1,)
     assert server.lines[-1] == "[serving] stopped\n"
+
+
+def test_below_zero_nothing_is_looked_for_until_a_configuration_is_reloaded(half):
+    server = Server(f"--model_base_path={half}", "--model_name=half", "--file_system_poll_wait_seconds=-1")
+    try:
+        assert server.ask("/v1/models/half")[0] == 404
+        request = model_management_pb2.ReloadConfigRequest()
+        request.config.model_config_list.config.add(name="half", base_path=str(half), model_platform="tensorflow")
+        with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
+            model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=60)
+        assert server.ask("/v1/models/half:predict", {"instances": [0]}) == (200, {"predictions": [3.0]})
+    finally:
+        assert server.stop() == 0
 
 
 def test_only_damaged_versions_end_the_start_with_one_line(tmp_path, half, capsys):
     put(half, 1, tmp_path)
     for shard in (tmp_path / "1" / "variables").glob("*.data*"):
         shard.write_bytes(b"")
-    configs, options = [ModelConfig("half", tmp_path)], app.Options(port=free_port())
+    configs, options = [ModelConfig("half", tmp_path)], app.Options(port=free_ports(1)[0])
     assert guarded(lambda: app.run(configs, options)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -217,6 +255,8 @@ def test_only_damaged_versions_end_the_start_with_one_line(tmp_path, half, capsy
         (["--model_base_path=x", "--port", "70000"], "Expected --port from 0 to 65535. Received: 70000"),
         (["--model_base_path=x", "--port=0"], "Expected a --port or a --rest_api_port. Received: neither"),
         (["--model_base_path=x", "--enable_batching=true"], "--enable_batching needs --engine tensorflow_model_server"),
+        (["--model_base_path=x", "--num_load_threads", "2"], "--num_load_threads needs --engine"),
+        (["--model_base_path=x", "--file_system_poll_wait_seconds=0.5"], "invalid int value: '0.5'"),
         (["--model_base_path=x", "--engine=tensorflow_server"], "Did you mean 'tensorflow_model_server'?"),
         (["--model_config_file=/nowhere/at/all"], "Expected --model_config_file to be a readable text file."),
     ],
