@@ -20,12 +20,19 @@ from typing import Any
 from pipelines.config import Failure, Parser, UsageError, guarded, one_of, quiet_tensorflow
 
 ENGINES = ("embedded", "tensorflow_model_server")
-# Flags of tensorflow_model_server 2.20 that the embedded server does not have.
+# Flags of tensorflow_model_server that the embedded server does not have.
+# Reference: tensorflow_serving/model_servers/main.cc, the list of flags, as of 2025.
 REAL_ONLY = (
-    "--batching_parameters_file --enable_batching --enable_profiler --enable_signature_method_name_check "
-    "--grpc_max_threads --grpc_socket_path --monitoring_config_file --per_process_gpu_memory_fraction "
-    "--platform_config_file --remove_unused_fields_from_bundle_metagraph --ssl_config_file --tensorflow_gpu_backend "
-    "--use_tflite_model --xla_cpu_compilation_enabled"
+    "--batching_parameters_file --enable_batching --enable_grpc_healthcheck_service "
+    "--enable_per_model_batching_parameters --enable_profiler --enable_serialization_as_tensor_content "
+    "--enable_signature_method_name_check --flush_filesystem_caches --grpc_max_threads --grpc_socket_path "
+    "--load_retry_interval_micros --max_num_load_retries --mixed_precision --monitoring_config_file "
+    "--num_load_threads --num_request_iterations_for_warmup --num_tflite_interpreters_per_pool --num_tflite_pools "
+    "--num_unload_threads --per_process_gpu_memory_fraction --platform_config_file --prefer_tflite_model "
+    "--remove_unused_fields_from_bundle_metagraph --rest_api_enable_cors_support --skip_initialize_tpu "
+    "--ssl_config_file --tensorflow_inter_op_parallelism --tensorflow_intra_op_parallelism "
+    "--tensorflow_session_config_file --thread_pool_factory_config_file --use_alts_credentials --version "
+    "--xla_cpu_compilation_enabled --xla_gpu_compilation_enabled"
 ).split()
 
 
@@ -57,7 +64,7 @@ def parser() -> Parser:
     add("--rest_api_port", type=int, default=0, metavar="N", help="of the REST API; 0: none (default 0)")
     add("--rest_api_timeout_in_ms", type=int, default=30000, metavar="N", help="give a request up (default 30000)")
     add("--rest_api_num_threads", type=int, default=0, metavar="N", help="threads for slow models, REST and gRPC alike")
-    add("--file_system_poll_wait_seconds", type=float, default=1, metavar="N", help="between looks; 0: look once")
+    add("--file_system_poll_wait_seconds", type=int, default=1, metavar="N", help="between looks; 0: look once")
     add("--tensorflow_session_parallelism", type=int, default=0, metavar="N", help="threads of a model; 0: automatic")
     add("--saved_model_tags", default="serve", metavar="TAGS", help="which graph of the SavedModel (default serve)")
     add("--grpc_channel_arguments", default="", metavar="K=V,…", help="arguments of the gRPC server")

@@ -35,13 +35,17 @@ from serving.server.versions import Manager, Version
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line decides; 0 turns a port off."""
+    """What the command line decides; 0 turns a port off.
+
+    A `file_system_poll_wait_seconds` of 0 looks for versions once, at the start; below 0, never: what is served then
+    comes with a reload of the configuration.
+    """
 
     port: int = 8500
     rest_api_port: int = 0
     rest_api_timeout_in_ms: int = 30000
     threads: int = 0
-    file_system_poll_wait_seconds: float = 1.0
+    file_system_poll_wait_seconds: int = 1
     model_config_file: str = ""
     model_config_file_poll_wait_seconds: float = 0.0
     session_threads: int = 0
@@ -97,11 +101,12 @@ async def serve(configs: Sequence[ModelConfig], options: Options) -> None:
     http_socket = bind(options.rest_api_port, "--rest_api_port") if options.rest_api_port else None
     manager = Manager(configs, loader(options), log)
     runner = Runner(manager, options.threads or max(2, os.cpu_count() or 2))
-    first = asyncio.create_task(manager.poll())
-    await _until(stop, first)
-    if first.done():
-        first.result()
-        _check_started(manager)
+    if options.file_system_poll_wait_seconds >= 0:
+        first = asyncio.create_task(manager.poll())
+        await _until(stop, first)
+        if first.done():
+            first.result()
+            _check_started(manager)
     grpc_server = await _start_grpc(runner, options) if options.port and not stop.is_set() else None
     tasks = []
     http_server = None

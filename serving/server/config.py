@@ -76,6 +76,11 @@ def from_proto(message: Any) -> list[ModelConfig]:
             raise UsageError(f"Illegal to list model {model.name} multiple times in config list")
         if not model.base_path:
             raise UsageError(f"Expected a base_path for model {model.name}. Received: none")
+        if not Path(model.base_path).is_absolute():
+            raise UsageError(
+                f"Expected model {model.name} to have an absolute path on this machine. "
+                f"Received: base_path {model.base_path!r}"
+            )
         if not model.model_platform and not model.model_type:
             raise UsageError(
                 f'Expected model_platform: "tensorflow" for model {model.name}. Received: '

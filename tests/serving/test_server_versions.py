@@ -86,6 +86,10 @@ def test_a_config_file_gives_models_policies_and_labels(tmp_path):
         ('model_config_list { config { name: "a" base_path: "/a" } }', "model_platform"),
         ('model_config_list { config { name: "a" base_path: "/a" model_platform: "torch" } }', "torch"),
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "models/a" model_platform: "tensorflow" } }',
+            "Expected model a to have an absolute path on this machine. Received: base_path 'models/a'",
+        ),
         ('model_config_list { config { base_path: "/a" model_platform: "tensorflow" } }', "name"),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
