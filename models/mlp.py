@@ -2,7 +2,7 @@
 
     python -m pipelines.image_classification --model mlp
 
-Expect about 97 % on the 8x8 digits in seconds: the network sees no neighbourhoods. Deviations from Cireşan et al. 2010
+Expect at least 97 % on the 8x8 digits in seconds: the network sees no neighbourhoods. Deviations from Cireşan et al. 2010
 (whose sizes are `SIZES`): rectified units instead of scaled tanh, and no deformed training images.
 """
 
