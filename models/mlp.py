@@ -2,8 +2,8 @@
 
     python -m pipelines.image_classification --model mlp
 
-Expect at least 97 % on the 8x8 digits in seconds: the network sees no neighbourhoods. Deviations from Cireşan et al. 2010
-(whose sizes are `SIZES`): rectified units instead of scaled tanh, and no deformed training images.
+Expect at least 97 % on the 8x8 digits in seconds: the network sees no neighbourhoods. Deviations from Cireşan et al.
+2010 (whose sizes are `SIZES`): rectified units instead of scaled tanh, and no deformed training images.
 """
 
 import keras

@@ -3,9 +3,9 @@
     python -m pipelines.image_classification --model vit
 
 Expect at least 92 % on the 8x8 digits, less than logistic regression: it has to learn from few images what a
-convolution knows (95 % and more with `--augment none --learning_rate 1e-3`). Sizes are those of Dosovitskiy et al. 2021 and Steiner et al. 2022; published Hugging Face checkpoints load through
-`models.checkpoints`. Deviation: the hidden layer with tanh that the paper puts before the head in pre-training is left
-out, as the published classifiers do.
+convolution knows (95 % and more with `--augment none --learning_rate 1e-3`). Sizes are those of Dosovitskiy et al. 2021
+and Steiner et al. 2022; published Hugging Face checkpoints load through `models.checkpoints`. Deviation: the hidden
+layer with tanh that the paper puts before the head in pre-training is left out, as the published classifiers do.
 """
 
 import math
