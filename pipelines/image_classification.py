@@ -44,6 +44,7 @@ MODELS = {
     "vit": builder("models.vit"),
 }
 OBJECTIVE = ("accuracy", "max")
+PORTABLE = "from_pixels"  # the signature of arrays alone, which ONNX is made from
 DATA = "tiny_digits, tiny_photos, TFDS image sets (mnist, cifar10, imagenet2012, …), class folders"
 
 
@@ -175,8 +176,7 @@ def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
     """Endless training batches from a global step on: standardized pictures, one-hot labels and, perhaps, weights."""
     spec, classes = data.spec, len(data.spec["classes"])
     change = augmentation(config, classes)
-    counts = np.maximum(spec["class_counts"], 1)
-    weights = (sum(spec["class_counts"]) / (classes * counts)).astype("float32")
+    weights = statistics.balanced_weights(spec["class_counts"])
 
     def finish(step, batch):
         pixels, labels = change(step, tf.cast(batch["image"], tf.float32), tf.one_hot(batch["label"], classes))
@@ -198,9 +198,8 @@ def evaluation_batches(part: Any, spec: dict[str, Any], batch_size: int = 128) -
     """Batches of a split in its own order: standardized pictures, one-hot labels."""
 
     def finish(batch):
-        return images.standardize(batch["image"], spec["normalization"]), tf.one_hot(
-            batch["label"], len(spec["classes"])
-        )
+        labels = tf.one_hot(batch["label"], len(spec["classes"]))
+        return images.standardize(batch["image"], spec["normalization"]), labels
 
     return datasets.batches(part, batch_size=batch_size, prepare=decoded(spec), map_fn=finish)
 
@@ -313,10 +312,7 @@ def main(config: Config) -> Path:
     """Train, evaluate and report; returns the run folder."""
     config = runs.resumed(TASK, config)
     if config.resume and runs.is_finished(Path(config.resume)):
-        print(f"already finished: {config.resume}")
-        if config.export:
-            runs.export(Path(config.resume))
-        return Path(config.resume)
+        return runs.already_finished(config)
     arguments(config), augmentation(config, 2)  # wrong names end here, before anything is read or written
     data = load_data(config)
     spec = data.spec
@@ -367,9 +363,6 @@ def main(config: Config) -> Path:
     if config.export:
         runs.export(folder)
     return folder
-
-
-PORTABLE = "from_pixels"  # the signature of arrays alone, which ONNX is made from
 
 
 def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:

@@ -223,6 +223,14 @@ def is_finished(folder: Path) -> bool:
     return state(folder)["state"] == "finished"
 
 
+def already_finished(config: Any) -> Path:
+    """What `--resume` does with a finished run: it says so, and exports it where `--export` asks for that."""
+    print(f"already finished: {config.resume}")
+    if config.export:
+        export(Path(config.resume))
+    return Path(config.resume)
+
+
 def load(folder: str | Path, *, model: bool = True) -> Run:
     """Load a finished run: configuration, spec, metrics and, unless `model=False`, the Keras model.
 

@@ -26,6 +26,11 @@ def class_counts(source: Any, num_classes: int) -> list[int]:
     return np.bincount(labels(source), minlength=num_classes).tolist()
 
 
+def balanced_weights(counts: list[int]) -> np.ndarray:
+    """Weights of the classes that make each count the same in a loss, with a mean of one over the examples; (k,)."""
+    return (sum(counts) / (len(counts) * np.maximum(counts, 1))).astype("float32")
+
+
 def moments(source: Any, prepare: Prepare, sample: int = 2000) -> dict[str, Any]:
     """Mean and deviation of the pixels by channel, measured on the first pictures.
 
