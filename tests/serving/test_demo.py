@@ -15,6 +15,7 @@ TRUTH = np.array(["a", "b", "b", "a"])
 SURE = np.float32([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
 
 
+@pytest.mark.slow  # a minute of processes; test_docs walks the same road by the README's commands
 def test_the_whole_road_in_one_command(command, tmp_path):
     done = command("serving.demo", "--limit", 150, "--out", tmp_path / "my runs", "--exported", tmp_path / "exported")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
