@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -44,18 +45,25 @@ def find(name: str) -> tfds.core.DatasetBuilder:
         raise UsageError(f"Expected {expected}. Received: {name!r}") from error
 
 
-def prepare(name: str) -> tfds.core.DatasetBuilder:
+def prepare(
+    name: str, check: Callable[[tfds.core.DatasetBuilder], Any] | None = None, stand_in: str = STAND_IN
+) -> tfds.core.DatasetBuilder:
     """The builder of a TFDS name, with its files written.
+
+    Args:
+        name: `name`, `name/config` or `name:version`.
+        check: raises where the builder's features are not those of the task; default: images with a label.
+        stand_in: a built-in set of the task, for the message where there is no network.
 
     Two processes may prepare one data set at the same time: each writes to a folder of its own, the first to finish
     puts it in place, and the other one uses that.
 
     Raises:
-        UsageError: no such data set, or not one of labelled images: said before anything is fetched.
+        UsageError: no such data set, or not one for the task: said before anything is fetched.
         Failure: it could not be fetched or written; the message names a stand-in that needs no network.
     """
     builder = find(name)
-    labelled_images(builder)
+    (check or labelled_images)(builder)
     try:
         if not prepared(builder):
             write(builder)
@@ -64,7 +72,7 @@ def prepare(name: str) -> tfds.core.DatasetBuilder:
             return find(name)
         raise Failure(
             f"The data set {name!r} could not be prepared in {builder.data_dir} ({type(error).__name__}: "
-            f"{first_line(error)}). {STAND_IN!r} is built in and needs no network."
+            f"{first_line(error)}). {stand_in!r} is built in and needs no network."
         ) from error
     return builder
 
