@@ -150,32 +150,10 @@ def labelled_images(builder: tfds.core.DatasetBuilder) -> tuple[tuple[int | None
 
 
 def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
-    """A data set of TensorFlow Datasets as `Raw`.
-
-    Its `test` split is the test set; without one, or where its labels are kept secret (ImageNet), a `validation` split
-    is; without either, a tenth of `train` is. Validation is a stretch of `train` that starts where `seed` says: TFDS
-    writes examples in shuffled order, and the built-in sets in rounds through the classes, so a stretch is a fair
-    sample.
-    """
+    """A data set of TensorFlow Datasets as `Raw`, in the splits of `carved`."""
     builder = prepare(name)
     image_shape, classes = labelled_images(builder)
-    splits = list(builder.info.splits) or ["train", "test"]
-    if "train" not in splits:
-        raise UsageError(f"Expected a data set with a `train` split. Received: {name!r} with {', '.join(splits)}")
-    last = 100
-    if "test" in splits and labelled(builder, "test"):
-        test = "test"
-    elif "validation" in splits:
-        test = "validation"
-    else:
-        last, test = 90, "train[90%:]"
-    held = min(max(1, round(last * validation_fraction)), last - 1)
-    start = seed * 37 % (last - held + 1)
-    parts = {
-        "train": f"train[:{start}%]+train[{start + held}%:{last}%]",
-        "validation": f"train[{start}%:{start + held}%]",
-        "test": test,
-    }
+    parts = carved(builder, name, seed, validation_fraction, lambda split: labelled(builder, split))
     sets = {split: read(builder, part) for split, part in parts.items()}
     counts = {split: int(data.cardinality()) for split, data in sets.items()}
     description = " ".join(builder.info.description.split())
@@ -186,6 +164,38 @@ def read_named(name: str, *, seed: int, validation_fraction: float) -> Raw:
         image_shape=image_shape,
         source=f"{builder.info.full_name} (TensorFlow Datasets): {description[:400]}",
     )
+
+
+def carved(
+    builder: tfds.core.DatasetBuilder, name: str, seed: int, fraction: float, usable: Callable[[str], bool]
+) -> dict[str, str]:
+    """What of the files is train, validation and test, in TFDS's notation.
+
+    Its `test` split is the test set; without one, or where its labels are kept secret (ImageNet), a `validation` split
+    is; without either, a tenth of `train` is. Validation is a stretch of `train` that starts where `seed` says: TFDS
+    writes examples in shuffled order, and the built-in sets in rounds through the classes, so a stretch is a fair
+    sample.
+
+    Raises:
+        UsageError: there is no `train` split.
+    """
+    splits = list(builder.info.splits) or ["train", "test"]
+    if "train" not in splits:
+        raise UsageError(f"Expected a data set with a `train` split. Received: {name!r} with {', '.join(splits)}")
+    last = 100
+    if "test" in splits and usable("test"):
+        test = "test"
+    elif "validation" in splits:
+        test = "validation"
+    else:
+        last, test = 90, "train[90%:]"
+    held = min(max(1, round(last * fraction)), last - 1)
+    start = seed * 37 % (last - held + 1)
+    return {
+        "train": f"train[:{start}%]+train[{start + held}%:{last}%]",
+        "validation": f"train[{start}%:{start + held}%]",
+        "test": test,
+    }
 
 
 def labelled(builder: tfds.core.DatasetBuilder, split: str) -> bool:
