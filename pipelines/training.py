@@ -129,7 +129,10 @@ def dtypes(config: TrainingConfig) -> Iterator[None]:
 
 
 class Progress(keras.callbacks.Callback):
-    """Keeps the history and the best weights, writes `history.csv` and TensorBoard scalars, stops by the clock."""
+    """Keeps the history and the best weights, writes `history.csv` and TensorBoard scalars, stops by the clock.
+
+    Files are written once a second at most, with every checkpoint, and at the end: an epoch may be short.
+    """
 
     def __init__(self, folder: Path, monitor: str, mode: str, budget: float | None, restored):
         super().__init__()
@@ -142,11 +145,13 @@ class Progress(keras.callbacks.Callback):
         self.candidate: list[np.ndarray] = []
         self.began = time.monotonic()
         self.writer = Writer(str(folder / "logs"))
+        self.written, self.written_at = len(self.rows), self.began
 
     def seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
 
     def state(self) -> dict[str, Any]:
+        self.write()
         return {"history": list(self.rows), "seconds": self.seconds(), "best_row": self.best_row}
 
     def was_stopped(self, patience: int | None) -> bool:
@@ -166,6 +171,9 @@ class Progress(keras.callbacks.Callback):
     def is_best(self, row: dict[str, float]) -> bool:
         return self.best_row is None or self.rank(row) > self.rank(self.best_row)
 
+    def on_train_begin(self, logs=None):
+        self.rate = tf.function(lambda: tf.convert_to_tensor(self.model.optimizer.learning_rate))
+
     def on_train_batch_end(self, batch, logs=None):
         if self.budget and self.seconds() > self.budget:
             self.model.stop_training = True
@@ -177,17 +185,25 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(item) for name, item in (logs or {}).items()}
         row = {"epoch": epoch + 1, **logs}
-        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        row["learning_rate"] = float(self.rate())
         row["seconds"] = round(self.seconds(), 3)
         self.rows.append(row)
         if self.is_best(row):
             self.best, self.best_row = self.candidate, row
-        write_history(self.folder / "history.csv", self.rows)
-        for name in row.keys() - {"epoch"}:
-            self.writer.add_scalar(name, row[name], epoch + 1)
+        if time.monotonic() - self.written_at >= 1:
+            self.write()
 
     def on_train_end(self, logs=None):
+        self.write()
         self.writer.close()
+
+    def write(self):
+        if self.rows:
+            write_history(self.folder / "history.csv", self.rows)
+        for row in self.rows[self.written :]:
+            for name in row.keys() - {"epoch"}:
+                self.writer.add_scalar(name, row[name], int(row["epoch"]))
+        self.written, self.written_at = len(self.rows), time.monotonic()
 
 
 class EpochCheckpoint(keras.callbacks.Callback):
