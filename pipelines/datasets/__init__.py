@@ -12,8 +12,21 @@ from pipelines.datasets.raw import Raw
 from pipelines.datasets.stream import batches, fits_in_memory, in_memory, stream
 from pipelines.datasets.tiny_digits import TinyDigits
 from pipelines.datasets.tiny_photos import TinyPhotos
+from pipelines.datasets.tiny_reviews import TinyReviews
+from pipelines.datasets.tiny_snippets import TinySnippets
 
-__all__ = ["Raw", "TinyDigits", "TinyPhotos", "batches", "fits_in_memory", "in_memory", "load", "stream"]
+__all__ = [
+    "Raw",
+    "TinyDigits",
+    "TinyPhotos",
+    "TinyReviews",
+    "TinySnippets",
+    "batches",
+    "fits_in_memory",
+    "in_memory",
+    "load",
+    "stream",
+]
 
 
 def load(

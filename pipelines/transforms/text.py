@@ -7,7 +7,7 @@
 - `character`: Unicode characters; learned by counting. The round trip is exact where all characters are known.
 - `wordpiece`: parts of words (Schuster and Nakajima 2012), learned and run by TensorFlow Text. Decoding joins words and
   marks by spaces.
-- `bpe`: merges of characters (Sennrich et al. 2016), learned by SentencePiece and run by TensorFlow Text. The round trip
+- `bpe`: merges of characters (Sennrich et al. 2016), learned by SentencePiece, run by TensorFlow Text. The round trip
   is exact for every string of valid UTF-8.
 - `sentencepiece`: pieces of a unigram model (Kudo 2018), and the rest as for `bpe`.
 
