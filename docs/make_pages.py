@@ -30,15 +30,23 @@ from pipelines import config as configuration
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 PARAMETERS = RESULTS / "parameters.json"
+PERCENT = ("accuracy", "exact_match")
 MARKER = re.compile(r"(<!-- begin ([\w .-]+?) -->\n).*?(<!-- end \2 -->)", re.S)
 FOLDERS = ("models", "pipelines", "tuning", "serving", "benchmarks")
-# What a published size was made for: input shape and number of classes; sizes that are not named take the first.
-INPUTS: dict[str, dict[str, tuple[tuple[int, int, int], int]]] = {
+# What the builders of a task are given beside their keyword arguments, for a small data set of the task.
+SMALL: dict[str, tuple] = {
+    "image_classification": ((8, 8, 1), 10),
+    "text_classification": (4000, 2),
+    "translation": (100, 20),
+}
+# What a published size was made for; sizes that are not named take the first, models that are not named ImageNet.
+INPUTS: dict[str, dict[str, tuple]] = {
     "mlp": {"": ((29, 29, 1), 10)},
     "lenet": {"": ((32, 32, 1), 10)},
     "convnet": {"": ((32, 32, 3), 10)},
     "resnet": {"": ((224, 224, 3), 1000)} | dict.fromkeys(("20", "56", "110"), ((32, 32, 3), 10)),
     "inception": {"": ((299, 299, 3), 1000)},
+    "transformer": {"": (37_000, 37_000)},
 }
 IMAGENET = ((224, 224, 3), 1000)
 
@@ -63,7 +71,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def input_of(model: str, size: str) -> tuple[tuple[int, int, int], int]:
+def input_of(model: str, size: str) -> tuple:
+    """The positional arguments of a builder: of a published size, or with "" of a small data set of its task."""
+    if not size:
+        return SMALL[next(task for task in pipelines.TASKS if model in pipelines.get(task).MODELS)]
     known = INPUTS.get(model, {"": IMAGENET})
     return known.get(size, known[""])
 
@@ -73,21 +84,19 @@ def every_model() -> dict[str, Any]:
     return {name: builder for task in pipelines.TASKS for name, builder in pipelines.get(task).MODELS.items()}
 
 
-def count(model: str, size: str | None) -> int:
-    """Parameters of a published size with its own head; without a size, of the default on 8 × 8 grey pictures."""
+def count(model: str, size: str) -> int:
+    """Parameters of a published size with its own head; with "", of the defaults on a small data set."""
     import keras
 
     builder = every_model()[model]
-    shape, classes = input_of(model, size) if size is not None else ((8, 8, 1), 10)
     keras.utils.clear_session()
-    return builder(shape, classes, **(builder.sizes[size] if size is not None else {})).count_params()
+    return builder(*input_of(model, size), **(builder.sizes[size] if size else {})).count_params()
 
 
 def count_all() -> None:
     """Write docs/results/parameters.json."""
     found = {
-        name: {"": count(name, None)} | {size: count(name, size) for size in builder.sizes}
-        for name, builder in every_model().items()
+        name: {size: count(name, size) for size in ("", *builder.sizes)} for name, builder in every_model().items()
     }
     PARAMETERS.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -116,7 +125,7 @@ def catalogue() -> str:
             rows.append([f"`{name}`", idea(name, builder), short(counts[name][""]), sizes])
         link = f"[`{task}`](docs/tasks/{task}.md)"
         head = f"**{link}**: {summary(module.__doc__)} Data: {module.DATA}."
-        blocks += [head, "", table(["`--model`", "idea", "small (8 × 8)", "`--size`: parameters"], rows)]
+        blocks += [head, "", table(["`--model`", "idea", "small", "`--size`: parameters"], rows)]
     return "\n".join(blocks)
 
 
@@ -124,13 +133,13 @@ def sizes() -> str:
     """Every published size with its exact number of parameters."""
     counts, rows = read(PARAMETERS), []
     for name, builder in every_model().items():
-        rows.append([f"`{name}`", "", "8 × 8 × 1, 10", f"{counts[name]['']:,}"])
-        for size in builder.sizes:
-            shape, classes = input_of(name, size)
-            rows.append(
-                ["", f"`{size}`", f"{' × '.join(map(str, shape))}, {classes:,}", f"{counts[name].get(size, 0):,}"]
+        for size in ("", *builder.sizes):
+            given = (
+                " × ".join(map(str, one)) if isinstance(one, tuple) else f"{one:,}" for one in input_of(name, size)
             )
-    return table(["model", "`--size`", "input, classes", "parameters"], rows)
+            head = [f"`{name}`", ""] if not size else ["", f"`{size}`"]
+            rows.append([*head, ", ".join(given), f"{counts[name].get(size, 0):,}"])
+    return table(["model", "`--size`", "input and output", "parameters"], rows)
 
 
 def data_sets() -> str:
@@ -292,25 +301,32 @@ def entry(name: str, text: str, depth: int) -> str:
     return (line if len(line) <= 150 else line[:149].rsplit(" ", 1)[0].rstrip(",;:") + " …").rstrip()
 
 
-def results() -> str:
-    """The accuracy of default runs, from docs/results/image_classification.json."""
-    found = read(RESULTS / "image_classification.json")
+def results(task: str) -> str:
+    """What default runs of a task reached on the test split, from docs/results/<task>.json."""
+    path = RESULTS / f"{task}.json"
+    if not path.exists():
+        return f"No results are recorded yet: `python -m docs.make_results {task}` writes them."
+    found, (measure, _) = read(path), pipelines.get(task).OBJECTIVE
+    shown = "{:.2%}".format if measure in PERCENT else "{:.3f}".format
     rows = []
     for row in found["rows"]:
+        test, baseline = row["test"][measure], row["baseline"][measure]
+        flags = "".join(f" `--{name} {value}`" for name, value in row["flags"].items())
         rows.append(
             [
-                f"`{row['model']}`",
+                f"`{row['model']}`{flags}",
                 f"{row['parameters']:,}",
                 ", ".join(map(str, row["seeds"])),
-                ", ".join(f"{x:.2%}" for x in row["test_accuracy"]),
-                f"{sum(row['test_accuracy']) / len(row['test_accuracy']):.2%}",
-                f"{sum(row['baseline_accuracy']) / len(row['baseline_accuracy']):.2%}",
+                ", ".join(map(shown, test)),
+                shown(sum(test) / len(test)),
+                f"{shown(sum(baseline) / len(baseline))} ({row['baseline_model']})",
                 f"{sum(row['train_seconds']) / len(row['train_seconds']):.0f}",
             ]
         )
-    head = ["model", "parameters", "seeds", "test accuracy", "mean", "logistic regression", "seconds of training"]
+    name = measure.replace("_", " ")
+    head = ["model", "parameters", "seeds", f"test {name}", "mean", f"baseline's {name}", "seconds of training"]
     versions = ", ".join(f"{name} {version}" for name, version in found["machine"].items())
-    note = f"Written by `python -m docs.make_results` on {found['date']}: {versions}."
+    note = f"Written by `python -m docs.make_results {task}` on {found['date']}: {versions}."
     return f"{table(head, rows)}\n\n{note}"
 
 

@@ -1,11 +1,12 @@
-"""Runs the default pipeline for three seeds, and every other architecture once, and keeps what they reached.
+"""Runs every pipeline with its defaults, the first model for three seeds and the others once, and keeps the results.
 
-    python -m docs.make_results           about ten minutes on two idle cores
-    python -m docs.make_results mlp vit   these again; the others stay
+    python -m docs.make_results                                 all tasks; an hour on two idle cores
+    python -m docs.make_results image_classification            one task
+    python -m docs.make_results image_classification mlp vit    these models again; the others stay
 
-Each row is one or more runs of `pipelines.image_classification.main` with default flags but `--model` and `--seed`;
-the figures are read from their metrics.json. Writes docs/results/image_classification.json, which
-`python -m docs.make_pages` puts into docs/tasks/image_classification.md.
+Each row is one or more runs of a pipeline's `main` with default flags but `--model`, `--seed` and what `MORE` adds; the
+figures are read from their metrics.json. Writes docs/results/<task>.json, which `python -m docs.make_pages` puts into
+docs/tasks/<task>.md.
 """
 
 from __future__ import annotations
@@ -19,55 +20,84 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pipelines
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "docs/results/image_classification.json"
-TASK = "image_classification"
-SEEDS = {"convnet": (0, 1, 2)}
+RESULTS = ROOT / "docs/results"
+SEEDS = (0, 1, 2)  # of the model that a task takes by default
+# Further rows of that model, with other flags.
+MORE: dict[str, list[dict[str, Any]]] = {
+    "text_classification": [{"dataset": "tiny_snippets"}],
+    "translation": [{"dataset": "tiny_messages"}],
+    "forecasting": [{"dataset": "tiny_sunspots"}, {"dataset": "tiny_series"}],
+}
 
 
-def metrics(model: str, seed: int) -> dict[str, Any]:
-    """What one default run measured, in a process of its own."""
+def metrics(task: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """What one run measured, in a process of its own."""
     with tempfile.TemporaryDirectory() as out:
-        words = [sys.executable, "-m", f"pipelines.{TASK}", "--model", model, "--seed", str(seed), "--out", out]
-        subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        (path,) = Path(out).glob(f"{TASK}/*/metrics.json")
+        words = [f"--{name}={value}" for name, value in flags.items()]
+        command = [sys.executable, "-m", f"pipelines.{task}", *words, "--out", out]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        (path,) = Path(out).glob(f"{task}/*/metrics.json")
         return json.loads(path.read_text())
 
 
-def row(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def row(task: str, model: str, flags: dict[str, Any], seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The row of a model, and the versions it was measured with."""
-    seeds = SEEDS.get(model, (0,))
     found = []
     for seed in seeds:
-        found.append(metrics(model, seed))
-        accuracy, seconds = found[-1]["test"]["accuracy"], found[-1]["train_seconds"]
-        print(f"{model} seed {seed}: {accuracy:.2%} in {seconds:.0f} s", flush=True)
+        one = metrics(task, {"model": model, "seed": seed, **flags})
+        found.append(one)
+        measure = one["objective"][0]
+        print(
+            f"{task} {model} {flags} seed {seed}: {measure} {one['test'][measure]} in {one['train_seconds']} s",
+            flush=True,
+        )
+
+    def gathered(part: str) -> dict[str, list[float]]:
+        return {name: [one[part][name] for one in found] for name, x in found[0][part].items() if isinstance(x, float)}
+
     return {
         "model": model,
+        "flags": flags,
         "parameters": found[0]["parameters"],
         "seeds": seeds,
-        "test_accuracy": [one["test"]["accuracy"] for one in found],
-        "baseline_accuracy": [one["baseline"]["accuracy"] for one in found],
+        "test": gathered("test"),
+        "baseline": gathered("baseline"),
+        "baseline_model": found[0]["baseline"]["model"],
         "train_seconds": [one["train_seconds"] for one in found],
         "checkpoint_seconds": [one["checkpoint_seconds"] for one in found],
     }, found[0]["versions"]
 
 
-def main() -> None:
-    import pipelines
-
-    models = pipelines.get(TASK).MODELS
-    chosen = sys.argv[1:] or list(models)
-    before = {one["model"]: one for one in json.loads(RESULT.read_text())["rows"]} if RESULT.exists() else {}
-    versions: dict[str, Any] = {}
-    for model in chosen:
-        before[model], versions = row(model)
+def record(task: str, chosen: list[str]) -> None:
+    """Run the rows of a task, all of them or those of some models, and write its file."""
+    pipeline: Any = pipelines.get(task)
+    default = pipeline.Config().model
+    planned = [(model, {}, SEEDS if model == default else SEEDS[:1]) for model in pipeline.MODELS]
+    planned += [(default, flags, SEEDS[:1]) for flags in MORE.get(task, [])]
+    path = RESULTS / f"{task}.json"
+    before = (
+        {str((one["model"], one["flags"])): one for one in json.loads(path.read_text())["rows"]}
+        if path.exists()
+        else {}
+    )
+    for model, flags, seeds in planned:
+        if chosen and model not in chosen:
+            continue
+        before[str((model, flags))], versions = row(task, model, flags, seeds)
         machine = {**{k: v for k, v in versions.items() if k != "devices"}, "cores": os.cpu_count()}
-        rows = [before[name] for name in models if name in before]
+        rows = [before[key] for key in (str(plan[:2]) for plan in planned) if key in before]
         content = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "rows": rows}
-        RESULT.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{RESULT.relative_to(ROOT)} written; next: python -m docs.make_pages")
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{path.relative_to(ROOT)} written; next: python -m docs.make_pages")
+
+
+def main(task: str | None = None, *models: str) -> None:
+    for name in [task] if task else pipelines.TASKS:
+        record(name, list(models))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

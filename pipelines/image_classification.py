@@ -356,7 +356,15 @@ def main(config: Config) -> Path:
         most_wrong(data, labels, probabilities, folder)
         runs.write_json(folder / "metrics.json", metrics)
         command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
-        report.model_card(folder, f"{config.model} on {spec['dataset']}", command.strip())
+        report.model_card(
+            folder,
+            f"{config.model} on {spec['dataset']}",
+            command.strip(),
+            inputs=f"{size} pixels (height × width × channels)",
+            limits="The figures hold for pictures like those of the test split. The model answers with one of its "
+            "classes for any picture, also for one that shows none of them; its probabilities are not calibrated.",
+            pictures=("curves", "confusion_matrix", "most_wrong"),
+        )
     test, linear = metrics["test"]["accuracy"], metrics["baseline"]["accuracy"]
     print(f"test accuracy {test:.2%} (logistic regression {linear:.2%}, {fitted['train_seconds']} s): {folder}")
     print(f"pictures: {folder / 'plots'}")

@@ -111,34 +111,47 @@ def rate_sweep(rates: Sequence[float], losses: Sequence[float], chosen: float, p
     return save(figure, path)
 
 
-def model_card(folder: Path, title: str, command: str) -> Path:
-    """`card.md`: what the model is, what it was trained on, how well it does, written from the run's files alone."""
+def model_card(
+    folder: Path, title: str, command: str, *, inputs: str, limits: str, pictures: Sequence[str] = ("curves",)
+) -> Path:
+    """`card.md`: what the model is, what it was trained on, how well it does, written from the run's files alone.
+
+    Args:
+        folder: the run folder, with `metrics.json` and `spec.json`.
+        title: the first line.
+        command: what trained it.
+        inputs: what the model takes, in a line.
+        limits: what its answers are not good for.
+        pictures: names in `plots/`, the first first.
+    """
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     spec: dict[str, Any] = json.loads((folder / "spec.json").read_text())
     measures = [name for name in metrics["test"] if isinstance(metrics["test"][name], float)]
+    baselines = [metrics["baseline"], *metrics.get("baselines", [])]
+    columns = ["measure", "validation", "test", *(one["model"] for one in baselines)]
     lines = [
         f"# {title}",
         "",
         f"Trained with `{command}`.",
         "",
-        "| measure | validation | test | baseline (test) |",
-        "| --- | --- | --- | --- |",
+        f"| {' | '.join(columns)} |",
+        f"| {' | '.join(['---'] * len(columns))} |",
     ]
     for name in measures:
-        cells = (metrics[part].get(name) for part in ("validation", "test", "baseline"))
+        cells = (one.get(name) for one in (metrics["validation"], metrics["test"], *baselines))
         lines.append(f"| {name} | " + " | ".join("" if c is None else f"{c:.4f}" for c in cells) + " |")
-    baseline = metrics["baseline"]
+    lines += ["", "The test split was evaluated once, with the weights that were best on the validation split."]
+    lines += ["The columns after it are baselines on the same split."]
+    if "majority_accuracy" in metrics["baseline"]:
+        lines += [f"Always answering the commonest class: {metrics['baseline']['majority_accuracy']:.4f}."]
     lines += [
-        "",
-        f"Baseline: {baseline['model']}, on the same split. Majority class: {baseline['majority_accuracy']:.4f}.",
-        "The test split was evaluated once, with the weights that were best on the validation split.",
         "",
         "## Data",
         "",
         f"- {spec['dataset']}{': ' * bool(spec['about'])}{spec['about']}",
         f"- examples: {', '.join(f'{count} {part}' for part, count in spec['counts'].items())}",
-        f"- classes: {', '.join(map(str, spec['classes'][:50]))}{' …' if len(spec['classes']) > 50 else ''}",
-        f"- input: {' × '.join(map(str, spec['image_shape']))} pixels (height × width × channels)",
+        *([f"- classes: {listed(spec['classes'])}"] if "classes" in spec else []),
+        f"- input: {inputs}",
         "",
         "## Training",
         "",
@@ -149,13 +162,15 @@ def model_card(folder: Path, title: str, command: str) -> Path:
         "",
         "## Limits",
         "",
-        "The figures hold for pictures like those of the test split. The model answers with one of its classes for any",
-        "picture, also for one that shows none of them; its probabilities are not calibrated.",
+        limits,
         "",
-        "![curves](plots/curves.png)",
-        "![confusion](plots/confusion_matrix.png)",
-        "![most wrong](plots/most_wrong.png)",
+        *(f"![{name.replace('_', ' ')}](plots/{name}.png)" for name in pictures),
     ]
     path = folder / "card.md"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def listed(names: Sequence[Any], most: int = 50) -> str:
+    """The first names of a list, and an ellipsis where there are more."""
+    return ", ".join(map(str, names[:most])) + " …" * (len(names) > most)

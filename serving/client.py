@@ -1,10 +1,12 @@
 """Asks a model server, the embedded one or `tensorflow_model_server`, over REST or gRPC.
 
     python -m serving.client --rest http://localhost:8501 --model image_classification digit.png folder/ rows.csv
+    python -m serving.client --model text_classification --text "a film to see twice" "never again"
 
-Inputs are files, folders of files, and CSV files. The server's metadata say what the model wants: a string input gets
-the bytes of each file, or a column of a CSV file; numeric inputs get CSV columns of their names, all columns as one
-row of features, or the array of an .npy file. Prints a table (name, label, probability), or JSON lines with `--json`.
+Inputs are files, folders of files, CSV files, and with `--text` the texts themselves. The server's metadata say what
+the model wants: a string input gets the bytes of each file, or a column of a CSV file; numeric inputs get CSV columns
+of their names, all columns as one row of features, or the array of an .npy file.
+Prints a table (name, label, probability), or JSON lines with `--json`.
 An input that the model refuses has the reason in its row; the others are answered, and the exit code is 1.
 Over REST nothing here needs TensorFlow; over gRPC the official messages do, and their import takes a few seconds.
 """
@@ -17,12 +19,13 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from pipelines.config import Failure, Parser, UsageError, guarded, nearest
-from serving.records import Record, batches, records
+from serving.records import Record, batches, records, texts
 from serving.transports import Grpc, Rest, ServerError, Signature, as_array
 
 
@@ -119,10 +122,12 @@ class Client:
         self._transport.close()
 
 
-def answers(client: Client, paths: Sequence[str], signature: str, size: int) -> Iterator[dict[str, Any]]:
+def answers(
+    client: Client, paths: Sequence[str], signature: str, size: int, given: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
     """The outputs of each example, with its name; of one that the model refuses, the reason as the text `error`."""
     wanted = client.signature(signature)
-    for group in batches(records(paths, wanted), wanted, size):
+    for group in batches(chain(records(paths, wanted), texts(given, wanted) if given else ()), wanted, size):
         yield from _asked(client, group, wanted, signature)
 
 
@@ -196,6 +201,8 @@ def ask(flags: argparse.Namespace) -> None:
     """
     if not flags.model:
         raise UsageError("Expected --model NAME. Received: none")
+    if not flags.inputs and not flags.text:
+        raise UsageError("Expected files, folders or --text TEXT. Received: none")
     if flags.batch_size < 1:
         raise UsageError(f"Expected --batch_size of at least 1. Received: {flags.batch_size}")
     if flags.rest is None and flags.grpc is None:
@@ -209,7 +216,7 @@ def ask(flags: argparse.Namespace) -> None:
         timeout=flags.timeout,
     )
     rows, bad = [], 0
-    for answer in answers(client, flags.inputs, flags.signature, flags.batch_size):
+    for answer in answers(client, flags.inputs, flags.signature, flags.batch_size, flags.text):
         bad += refused(answer)
         rows.append(summary(answer))
         if flags.json:
@@ -232,7 +239,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="files, folders of files, CSV files")
+    add("inputs", nargs="*", metavar="INPUT", help="files, folders of files, CSV files")
+    add("--text", nargs="+", default=[], metavar="TEXT", help="texts to ask about")
     add("--rest", metavar="URL", help="address of the REST API (default http://localhost:8501)")
     add("--grpc", metavar="HOST:PORT", help="address of the gRPC service instead")
     add("--model", metavar="NAME", help="the model's name on the server")

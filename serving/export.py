@@ -185,22 +185,29 @@ def describe(run: runs.Run, version: int, content: dict[str, Any]) -> dict[str, 
 
 
 def example(task: str, version: int, name: str, signature: dict[str, Any]) -> dict[str, str]:
-    """`{"curl": a line to paste}` for a served signature of one input; `{"python": …}` for ONNX."""
+    """`{"curl": a line to paste}` for a served signature; `{"python": …}` for ONNX."""
     inputs = signature["inputs"]
     if "opset" in signature:
         arguments = ", ".join(f'"{key}": {key}' for key in inputs)
         return {"python": f'serving.onnx.load("exported/{task}-onnx/{version}")({{{arguments}}})'}
-    if len(inputs) != 1 or signature["method"] != "tensorflow/serving/predict":
+    if signature["method"] != "tensorflow/serving/predict":
         return {}
     url = f"http://localhost:8501/v1/models/{task}:predict"
-    ((_, tensor),) = inputs.items()
-    if tensor["dtype"] == "string":
+    if list(inputs) == ["image"] and inputs["image"]["dtype"] == "string":
         return {"curl": curl(url, name, "picture.png")}
-    nested: Any = 0
+    row = {key: nested(tensor) for key, tensor in inputs.items()}
+    content = {"instances": [row if len(row) > 1 else next(iter(row.values()))]}
+    named = {} if name == "serving_default" else {"signature_name": name}
+    body = json.dumps(named | content, separators=(",", ":"))
+    return {"curl": f"curl -s {url} -d {shlex.quote(body)}"} if len(body) < 2000 else {}
+
+
+def nested(tensor: dict[str, Any]) -> Any:
+    """A value of one example that a tensor takes: two of what may be any number."""
+    value: Any = {"string": "some text", "bool": True}.get(tensor["dtype"], 0)
     for size in reversed(tensor["shape"][1:]):
-        nested = [nested] * (size or 2)
-    body = json.dumps({"signature_name": name, "instances": [nested]}, separators=(",", ":"))
-    return {"curl": f"curl -s {url} -d '{body}'"} if len(body) < 2000 else {}
+        value = [value] * (size or 2)
+    return value
 
 
 def curl(url: str, signature: str, file: str) -> str:

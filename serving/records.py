@@ -38,6 +38,20 @@ def records(paths: Sequence[str], signature: Signature) -> Iterator[Record]:
                 yield name, _file(file, signature)
 
 
+def texts(given: Sequence[str], signature: Signature) -> Iterator[Record]:
+    """What to ask, from texts of the command line.
+
+    Raises:
+        UsageError: the signature does not take strings, or takes more than one input.
+    """
+    kinds = {name: tensor.dtype.short for name, tensor in signature.inputs.items()}
+    if list(kinds.values()) != ["string"]:
+        received = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise UsageError(f"Expected a signature with one input of strings for --text. Received: one of {received}")
+    for text in given:
+        yield text if len(text) <= 40 else f"{text[:39]}…", dict.fromkeys(kinds, text)
+
+
 def _file(file: Path, signature: Signature) -> dict[str, Any]:
     """One file as one example: the bytes for a string input, the array of an .npy file for a numeric one."""
     if len(signature.inputs) != 1:

@@ -1,8 +1,9 @@
 """The signatures of a run: from the functions its pipeline serves to a SavedModel, its warm-up requests, and a summary.
 
 `serving_default` comes from the pipeline's `serving_fn`, the others from its `more_signatures` where it offers that.
-Inputs and outputs keep the names that the pipeline gave them. A signature called `classify` or `regress` gets the
-method of that name in TensorFlow Serving, which Classify and Regress calls ask for.
+Inputs and outputs keep the names that the pipeline gave them. What a function needs beside the model (tables of a
+tokenizer, say) it names in an attribute `resources`, and it is saved along. A signature called `classify` or `regress`
+gets the method of that name in TensorFlow Serving, which Classify and Regress calls ask for.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def write(model: keras.Model, offered: Signatures, folder: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
     for name, (function, inputs) in offered.items():
+        for resource in getattr(function, "resources", ()):
+            archive.track(resource)
         archive.add_endpoint(name, function, list(inputs.values()))
     archive.write_out(str(folder), verbose=False)
     set_methods(folder / "saved_model.pb", {name: METHODS[name] for name in offered if name in METHODS})

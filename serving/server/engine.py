@@ -8,6 +8,8 @@ takes over: `tf.saved_model.load(path).signatures[name]`. Both answer the same.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError
 from serving.server.tensors import DTYPES, Tensor, dtype_of
@@ -83,6 +85,7 @@ def load(
     path, begin = Path(path), time.perf_counter()
     fast = has_fast_path() if fast is None else fast
     try:
+        register_operations(path, tags)
         if fast:
             definitions, runners, session = _load_session(path, tags, threads)
         else:
@@ -98,6 +101,25 @@ def load(
         inputs, outputs = _tensors(definition.inputs), _tensors(definition.outputs)
         signatures[name] = Signature(name, definition.method_name, inputs, outputs, run)
     return SavedModel(path, signatures, definitions, fast, time.perf_counter() - begin, session)
+
+
+def _meta_graph(path: Path, tags: Sequence[str]) -> Any:
+    """The graph with these tags as `saved_model.pb` describes it; an empty one where there is none."""
+    file = saved_model_pb2.SavedModel()
+    file.ParseFromString((path / "saved_model.pb").read_bytes())
+    found = [one for one in file.meta_graphs if set(one.meta_info_def.tags) == set(tags)]
+    return found[-1] if found else meta_graph_pb2.MetaGraphDef()
+
+
+def register_operations(path: Path, tags: Sequence[str]) -> None:
+    """Import TensorFlow Text where a model has operations that TensorFlow alone does not know: its tokenizers.
+
+    TensorFlow Serving is linked with them; a Python program has to import them once.
+    """
+    names = {one.name for one in _meta_graph(path, tags).meta_info_def.stripped_op_list.op}
+    if any(not hasattr(tf.raw_ops, name) for name in names if not name.startswith("_")):
+        with contextlib.suppress(ImportError):  # without it TensorFlow says which operation is missing
+            importlib.import_module("tensorflow_text")
 
 
 def _usable(definitions: dict[str, Any]) -> dict[str, Any]:
@@ -148,12 +170,7 @@ def _load_session(path: Path, tags: Sequence[str], threads: int) -> tuple[dict[s
 
 def _load_functions(path: Path, tags: Sequence[str]) -> tuple[dict[str, Any], dict[str, Run], Any]:
     """The documented path: the signature functions of a loaded SavedModel."""
-    file = saved_model_pb2.SavedModel()
-    file.ParseFromString((path / "saved_model.pb").read_bytes())
-    definitions = {}
-    for meta_graph in file.meta_graphs:
-        if set(meta_graph.meta_info_def.tags) == set(tags):
-            definitions = dict(meta_graph.signature_def)
+    definitions = dict(_meta_graph(path, tags).signature_def)
     loaded = tf.saved_model.load(str(path), tags=list(tags))
     runners: dict[str, Run] = {}
     for name, definition in _usable(definitions).items():
