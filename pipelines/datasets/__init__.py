@@ -10,14 +10,18 @@ from pipelines.datasets.catalogue import read_named
 from pipelines.datasets.folders import read_folder
 from pipelines.datasets.raw import Raw
 from pipelines.datasets.stream import batches, fits_in_memory, in_memory, stream
+from pipelines.datasets.tiny_dates import TinyDates
 from pipelines.datasets.tiny_digits import TinyDigits
+from pipelines.datasets.tiny_messages import TinyMessages
 from pipelines.datasets.tiny_photos import TinyPhotos
 from pipelines.datasets.tiny_reviews import TinyReviews
 from pipelines.datasets.tiny_snippets import TinySnippets
 
 __all__ = [
     "Raw",
+    "TinyDates",
     "TinyDigits",
+    "TinyMessages",
     "TinyPhotos",
     "TinyReviews",
     "TinySnippets",

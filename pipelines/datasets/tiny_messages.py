@@ -13,7 +13,7 @@ phrases of them. A field `group` tells the parts of test apart, and validation i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -58,7 +58,7 @@ def phrase(words: Words, source: np.random.Generator) -> tuple[str, Callable[[st
         return kind, lambda locale: format_unit(number, unit, locale=locale)
     named = ("territories", "languages")[source.integers(2)]
     chosen = [str(key) for key in source.choice(words[named], source.integers(2, 4), replace=False)]
-    style = ("standard", "or")[source.integers(2)]
+    style: Literal["standard", "or"] = "standard" if source.integers(2) else "or"
 
     def listed(locale: str) -> str:
         names = getattr(Locale.parse(locale), named)
