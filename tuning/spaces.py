@@ -136,6 +136,32 @@ def vit(hp) -> dict[str, Any]:
     }
 
 
+def text_transformer(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [32, 64, 128, 256], default=64)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 4, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
+        "positions": hp.Choice("positions", ["sinusoidal", "rotary", "learned"], default="sinusoidal"),
+        "normalization": hp.Choice("normalization", ["post", "pre"], default="pre"),
+        "dropout": hp.Float("dropout", 0.0, 0.5, default=0.1),
+    }
+
+
+def transformer(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256, 512], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
+        "positions": hp.Choice("positions", ["sinusoidal", "rotary", "learned"], default="sinusoidal"),
+        "normalization": hp.Choice("normalization", ["post", "pre"], default="post"),
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.1),
+    }
+
+
 class At:
     """A point of a space, read as `hp` is: a hyperparameter answers its value there, or else its default."""
 
