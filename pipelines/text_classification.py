@@ -1,0 +1,435 @@
+"""Which one of a set of classes does a text belong to: its topic, its sentiment, its author?
+
+    python -m pipelines.text_classification
+    python -m pipelines.text_classification --model text_transformer --dataset imdb_reviews --tokenizer sentencepiece
+    python -m pipelines.text_classification --data_dir mails.csv --text_column subject --label_column folder
+
+Without a flag it trains a recurrent network on `tiny_reviews`, generated sentences whose sentiment hangs on negation
+and contrast, combined in the test split as they never are in training, beside a logistic regression on TF-IDF of words
+and pairs of words. `--data_dir` takes your own CSV, TSV or JSONL file, or a folder with train, validation and test
+files of such; `--dataset` any set of the TFDS catalogue with a text and a class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epy
+
+import pipelines
+from pipelines import Data, builder, runs
+from pipelines.config import Failure, TrainingConfig, UsageError, command_line, one_of, option, run_cli
+
+with epy.lazy_imports():
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from pipelines import evaluation, report, text_evaluation, training
+    from pipelines.datasets import statistics, texts
+    from pipelines.datasets.stream import InMemory
+    from pipelines.transforms import text
+
+TASK = "text_classification"
+MODELS = {
+    "simple_rnn": builder("models.recurrent", "simple_rnn"),
+    "lstm": builder("models.recurrent", "lstm"),
+    "gru": builder("models.recurrent", "gru"),
+    "text_cnn": builder("models.text_cnn"),
+    "text_transformer": builder("models.text_transformer"),
+}
+OBJECTIVE = ("accuracy", "max")
+PORTABLE = "from_token_ids"  # the signature of arrays alone, which ONNX is made from
+DATA = "tiny_reviews, tiny_snippets, TFDS text sets (imdb_reviews, ag_news_subset, glue/sst2, …), CSV and JSONL files"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    dataset: str = option(
+        "tiny_reviews",
+        "a TFDS name (imdb_reviews, ag_news_subset, glue/sst2, …), or built in: tiny_reviews, tiny_snippets",
+    )
+    data_dir: str | None = option(None, "your own CSV or JSONL file, or a folder of such, instead", metavar="PATH")
+    text_column: str | None = option(None, "the column, key or feature of the text; default: found by its name")
+    label_column: str | None = option(None, "the one of the class; default: found by its name")
+    skip_bad: bool = option(False, "leave out rows without text or class, naming them, instead of stopping")
+    model: str = option("lstm", "the architecture")
+    epochs: int = option(15, "passes over the training data")
+    batch_size: int = option(64, "texts per training step")
+    learning_rate: float = option(3e-3, "peak learning rate")
+    tokenizer: str = option(
+        "word", "what a token is", choices=("word", "character", "wordpiece", "bpe", "sentencepiece")
+    )
+    vocab_size: int = option(10_000, "most different tokens, learned from the training split")
+    min_count: int = option(2, "words and characters that the training split has less often are unknown")
+    max_length: int = option(256, "most tokens of a text, its end counted; the rest is cut off")
+    form: str = option(
+        "auto",
+        "normalization form of Unicode; auto: NFKC for word pieces, else none",
+        choices=("auto", "none", "NFC", "NFD", "NFKC", "NFKD"),
+    )
+    lower: bool | None = option(None, "make letters small; default: for words and word pieces")
+    accents: bool = option(True, "keep accents")
+    token_dropout: float = option(0.0, "share of the tokens that training makes unknown")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self.model, MODELS, "--model")
+        self.at_least(5, "vocab_size")
+        self.at_least(1, "min_count")
+        self.at_least(2, "max_length")
+        self.within(0, 1, "token_dropout")
+
+
+def preprocess(strings: Any, tokenizer: Any, max_length: int) -> Any:
+    """Texts as the model takes them, in training and in serving, but for the padding.
+
+    Args:
+        strings: (b,) of raw bytes.
+        tokenizer: `transforms.text.Tokenizer`.
+        max_length: most tokens, the end mark counted.
+
+    Returns:
+        int32 (b, tokens), ragged: the first tokens of each text and the end mark; of an empty text the end mark alone.
+    """
+    return text.sequences(tokenizer.encode(strings), max_length)
+
+
+def load_data(config: Config) -> Data:
+    """The three splits as token ids in memory, with the texts and labels, and their spec."""
+    raw = read(config)
+    if len(np.unique(raw.train.examples["label"])) < 2:
+        raise Failure(
+            f"Expected training texts of at least two classes. Received: one class in {raw.train.count} texts"
+        )
+    given = {"form": None if config.form == "auto" else config.form, "lower": config.lower, "accents": config.accents}
+    state = text.train_tokenizer(
+        config.tokenizer,
+        strings(raw.train),
+        config.vocab_size,
+        min_count=config.min_count,
+        **{name: item for name, item in given.items() if item is not None},
+    )
+    tokenizer = text.Tokenizer(state)
+    parts = [tokenized(getattr(raw, split), tokenizer, config.max_length) for split in raw.counts]
+    lengths = parts[0].examples["length"].numpy()
+    spec: dict[str, Any] = {
+        "dataset": raw.source.partition(": ")[0],
+        "about": raw.source.partition(": ")[2],
+        "classes": list(raw.classes),
+        "counts": raw.counts,
+        "class_counts": statistics.class_counts(parts[0], len(raw.classes)),
+        "max_length": config.max_length,
+        "lengths": {"mean": round(float(lengths.mean()), 1), "longest": int(lengths.max())},
+        "cut": int((lengths > config.max_length).sum()),
+        "tokenizer": state,
+    }
+    return Data(*parts, spec)
+
+
+def read(config: Config) -> Any:
+    """Raw texts and labels, as the flags say."""
+    return texts.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        seed=config.seed,
+        limit=config.limit,
+        skip_bad=config.skip_bad,
+    )
+
+
+def tokenized(part: InMemory, tokenizer: Any, max_length: int, size: int = 1024) -> InMemory:
+    """A split with `token_ids` (n, tokens), ragged, and `length`, the tokens of the whole text with its end."""
+    ids, lengths = [], []
+    for start in range(0, part.count, size):
+        strings = part.examples["text"][start : start + size]
+        lengths.append(tokenizer.encode(strings).row_lengths() + 1)
+        ids.append(preprocess(strings, tokenizer, max_length))
+    more = {"token_ids": tf.concat(ids, 0), "length": tf.concat(lengths, 0)}
+    return InMemory(part.examples | more, part.count)
+
+
+def arguments(config: Config) -> dict[str, Any]:
+    """The keyword arguments of the builder: a published size, then `--model_args` over it."""
+    return MODELS[config.model].arguments(config.size, config.model_args)
+
+
+def build_model(config: Config, spec: dict[str, Any]) -> Any:
+    """The compiled model, the same for the same seed."""
+    given = arguments(config)
+    keras.utils.set_random_seed(config.seed)  # here, since preparing data may draw random numbers too
+    with training.dtypes(config), training.replicas(config):
+        try:
+            model = MODELS[config.model](spec["tokenizer"]["vocab_size"], len(spec["classes"]), **given)
+        except (ValueError, TypeError) as error:
+            raise UsageError(str(error)) from error
+        compile_model(model, config, spec)
+    return model
+
+
+def compile_model(model: Any, config: Config, spec: dict[str, Any]) -> None:
+    examples = spec["counts"]["train"]
+    model.compile(
+        optimizer=training.optimizer(config, training.total_steps(config, examples)),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=config.jit,
+        steps_per_execution=training.steps_per_execution(config, examples),
+    )
+
+
+def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
+    """Endless training batches from a global step on: token ids, one-hot labels and, perhaps, weights."""
+    classes = len(data.spec["classes"])
+    weights = statistics.balanced_weights(data.spec["class_counts"])
+
+    def finish(step, batch):
+        ids = text.padded(batch["token_ids"], multiple=8)  # (b, t); few different t, for compilers
+        if config.token_dropout:
+            seed = tf.stack([tf.constant(config.seed, "int64"), step])
+            lost = tf.random.stateless_uniform(tf.shape(ids), seed) < config.token_dropout
+            ids = tf.where(lost & (ids > text.UNKNOWN), text.UNKNOWN, ids)
+        labels = tf.one_hot(batch["label"], classes)
+        return (ids, labels, tf.linalg.matvec(labels, weights)) if config.class_weights == "balanced" else (ids, labels)
+
+    return texts.bucketed(
+        data.train,
+        data.train.examples["token_ids"].row_lengths().numpy(),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        map_fn=finish,
+    )
+
+
+def evaluation_batches(part: InMemory, spec: dict[str, Any], batch_size: int = 128) -> Any:
+    """Batches of a split in its own order: token ids, one-hot labels."""
+
+    def finish(batch):
+        return text.padded(batch["token_ids"], multiple=8), tf.one_hot(batch["label"], len(spec["classes"]))
+
+    return texts.in_order(part, batch_size=batch_size, map_fn=finish)
+
+
+def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
+    """Named answers from logits (b, k): the label and the probability of every class."""
+    probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))  # (b, k)
+    return {"label": tf.gather(tf.constant(classes), tf.argmax(logits, -1)), "probabilities": probabilities}
+
+
+def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The served function: raw strings in; `label` and `probabilities` out. It carries its tokenizer's tables."""
+    tokenizer = text.Tokenizer(spec["tokenizer"])
+
+    def serve(text):
+        return answers(model(token_ids(text, tokenizer, spec), training=False), spec["classes"])
+
+    serve.resources = [tokenizer]  # type: ignore[attr-defined]  # for the export to track
+    return serve, {"text": tf.TensorSpec([None], tf.string, name="text")}
+
+
+def token_ids(strings: Any, tokenizer: Any, spec: dict[str, Any]) -> Any:
+    """Raw strings (b,) as the padded ids (b, t) of the model."""
+    return text.padded(preprocess(strings, tokenizer, spec["max_length"]))
+
+
+def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Other doors to the served model.
+
+    `from_token_ids`: int32 ids (b, t) of any t, padded with 0. `tokenize`: raw strings to such ids. `features`: raw
+    strings to the vectors before the head. `classify`: `tf.Example`s with a bytes feature `text`, as TF Serving's
+    Classify call sends them.
+    """
+    tokenizer, classes = text.Tokenizer(spec["tokenizer"]), spec["classes"]
+    trunk = keras.Model(model.inputs, model.get_layer("features").output)
+
+    def from_token_ids(token_ids):
+        return answers(model(token_ids, training=False), classes)
+
+    def tokenize(text):
+        return {"token_ids": token_ids(text, tokenizer, spec)}
+
+    def features(text):
+        return {"features": tf.cast(trunk(token_ids(text, tokenizer, spec), training=False), tf.float32)}
+
+    def classify(inputs):
+        example = tf.io.parse_example(inputs, {"text": tf.io.FixedLenFeature([], tf.string)})
+        ids = token_ids(example["text"], tokenizer, spec)
+        scores = answers(model(ids, training=False), classes)["probabilities"]
+        names = tf.broadcast_to(tf.constant(classes)[None], tf.shape(scores))  # (b, k)
+        return {"classes": names, "scores": scores}
+
+    for function in (tokenize, features, classify):
+        function.resources = [tokenizer]  # type: ignore[attr-defined]
+    raw = tf.TensorSpec([None], tf.string, name="text")
+    ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
+    return {
+        "from_token_ids": (from_token_ids, {"token_ids": ids}),
+        "tokenize": (tokenize, {"text": raw}),
+        "features": (features, {"text": raw}),
+        "classify": (classify, {"inputs": tf.TensorSpec([None], tf.string, name="inputs")}),
+    }
+
+
+def predict(model: Any, part: InMemory, spec: dict[str, Any]) -> tuple[Any, Any]:
+    """True labels (n,) and probabilities (n, k) of a split."""
+    logits = model.predict(evaluation_batches(part, spec), verbose=0)
+    return statistics.labels(part), tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
+
+
+def strings(part: InMemory) -> list[str]:
+    """The texts of a split."""
+    return [one.decode("utf-8", "replace") for one in part.examples["text"].numpy()]
+
+
+def baseline(data: Data) -> dict[str, Any]:
+    """Logistic regression on TF-IDF of words and pairs of words of the same texts."""
+    parts = [(strings(part), statistics.labels(part)) for part in data[:3]]
+    return text_evaluation.tfidf_baseline(*parts, num_classes=len(data.spec["classes"]))
+
+
+def first_batch(data: Data, config: Config, path: Path, most: int = 16) -> None:
+    """A text file with the first texts as the model is about to see them: the label, and the ids decoded."""
+    ids, labels, *_ = next(iter(training_batches(data, config).take(1)))
+    decoded = text.Tokenizer(data.spec["tokenizer"]).decode(ids).numpy()
+    names = [data.spec["classes"][int(k)] for k in tf.argmax(labels, -1)]
+    lines = [f"{name}\t{' '.join(one.decode().split())}" for name, one in zip(names, decoded)]
+    path.write_text("\n".join(lines[:most]) + "\n", encoding="utf-8")
+
+
+def pictures(data: Data, labels: Any, probabilities: Any, folder: Path) -> None:
+    """Confusion matrix, lengths, and the test texts whose true class got the least probability."""
+    spec, plots = data.spec, folder / "plots"
+    report.confusion(labels, probabilities.argmax(-1), spec["classes"], plots / "confusion_matrix.png")
+    lengths = {split: getattr(data, split).examples["length"].numpy() for split in ("train", "test")}
+    text_evaluation.length_histogram(lengths, spec["max_length"], plots / "lengths.png")
+    text_evaluation.most_wrong(strings(data.test), labels, probabilities, spec["classes"], plots / "most_wrong.png")
+
+
+def with_found_rate(model: Any, data: Data, config: Config, folder: Path) -> Config:
+    """`--lr_find`: sweep, draw, recompile with the suggested rate, and keep it in `config.json`."""
+    chosen, rates, losses = training.find_learning_rate(model, training_batches(data, config), config)
+    report.rate_sweep(rates, losses, chosen, folder / "plots/lr_find.png")
+    print(f"learning rate {chosen:g} (from the sweep in {folder / 'plots/lr_find.png'})")
+    config = dataclasses.replace(config, learning_rate=chosen, lr_find=False)
+    with training.replicas(config):
+        compile_model(model, config, data.spec)
+    runs.write_json(folder / "config.json", runs.to_json(dataclasses.replace(config, resume=None)))
+    return config
+
+
+def described(spec: dict[str, Any]) -> Sequence[str]:
+    """What the data are, in two lines."""
+    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
+    state, lengths = spec["tokenizer"], spec["lengths"]
+    cut = f"; {spec['cut']:,} training texts are longer and cut" if spec["cut"] else ""
+    return (
+        f"data: {spec['dataset']}: {counts}; {len(spec['classes'])} classes",
+        f"tokens: {state['kind']}, {state['vocab_size']:,} different ones; {lengths['mean']:g} a text, "
+        f"{lengths['longest']:,} at most, of which the model sees {spec['max_length']:,}{cut}",
+    )
+
+
+def main(config: Config) -> Path:
+    """Train, evaluate and report; returns the run folder."""
+    config = runs.resumed(TASK, config)
+    if config.resume and runs.is_finished(Path(config.resume)):
+        return runs.already_finished(config)
+    arguments(config)  # wrong names end here, before anything is read or written
+    data = load_data(config)
+    spec = data.spec
+    model = build_model(config, spec)
+    print("\n".join(described(spec)))
+    print(f"model: {config.model}, {model.count_params():,} parameters")
+    with runs.start(TASK, config, spec) as folder:
+        print(f"run folder: {folder}")
+        if config.lr_find:
+            config = with_found_rate(model, data, config, folder)
+        first_batch(data, config, folder / "plots/first_batch.txt")
+        print(f"first batch: {folder / 'plots/first_batch.txt'}")
+        fitted = training.fit(
+            model,
+            lambda step: training_batches(data, config, step),
+            evaluation_batches(data.validation, spec),
+            config,
+            folder,
+            examples=spec["counts"]["train"],
+            monitor=f"val_{OBJECTIVE[0]}",
+            mode=OBJECTIVE[1],
+        )
+        runs.save_model(model, folder / "model.keras")
+        validation = evaluation.measures(*predict(model, data.validation, spec))
+        labels, probabilities = predict(model, data.test, spec)
+        metrics = {
+            "task": TASK,
+            "objective": OBJECTIVE,
+            "validation": validation,
+            "test": evaluation.measures(labels, probabilities),
+            "baseline": baseline(data),
+            "parameters": model.count_params(),
+            **fitted,
+            "peak_memory_mb": runs.peak_memory_mb(),
+            "versions": training.environment(),
+        }
+        report.curves(runs.history(folder), folder / "plots/curves.png", f"val_{OBJECTIVE[0]}", fitted["best_epoch"])
+        pictures(data, labels, probabilities, folder)
+        runs.write_json(folder / "metrics.json", metrics)
+        command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
+        report.model_card(
+            folder,
+            f"{config.model} on {spec['dataset']}",
+            command.strip(),
+            inputs=f"texts of any length, of which it reads the first {spec['max_length'] - 1} tokens "
+            f"({spec['tokenizer']['kind']}, {spec['tokenizer']['vocab_size']:,} different ones)",
+            limits="The figures hold for texts like those of the test split. The model answers with one of its classes "
+            "for any text, also for an empty one or one in another language; its probabilities are not calibrated.",
+            pictures=("curves", "confusion_matrix", "most_wrong", "lengths"),
+        )
+    test, linear = metrics["test"]["accuracy"], metrics["baseline"]["accuracy"]
+    print(
+        f"test accuracy {test:.2%} (TF-IDF and logistic regression {linear:.2%}, {fitted['train_seconds']} s): {folder}"
+    )
+    print(f"pictures: {folder / 'plots'}")
+    if config.export:
+        runs.export(folder)
+    return folder
+
+
+def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:
+    """What clients would send of the test split, and what Keras answers by the road of training.
+
+    Yields, batch by batch: {signature: ({input: array}, {output: array})}; at most `limit` examples in all.
+    """
+    whole = read(config).test
+    test = tokenized(texts.first(whole, limit or whole.count), text.Tokenizer(spec["tokenizer"]), spec["max_length"])
+    names = np.array(spec["classes"], object)
+    _, probabilities = predict(model, test, spec)
+    trunk = keras.Model(model.inputs, model.get_layer("features").output)
+    vectors = np.asarray(trunk.predict(evaluation_batches(test, spec), verbose=0), "float32")
+    ids = text.padded(test.examples["token_ids"]).numpy()  # of one length, which ONNX takes from here
+    raw = test.examples["text"].numpy()
+    for start in range(0, test.count, 128):
+        part = slice(start, start + 128)
+        feature = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in raw[part]]
+        records = [tf.train.Example(features=tf.train.Features(feature={"text": one})) for one in feature]
+        expected = {"probabilities": probabilities[part], "label": names[probabilities[part].argmax(-1)]}
+        longest = int((ids[part] != text.PAD).sum(-1).max())
+        yield {
+            "serving_default": ({"text": raw[part]}, expected),
+            "from_token_ids": ({"token_ids": ids[part]}, expected),
+            "tokenize": ({"text": raw[part]}, {"token_ids": ids[part, :longest]}),
+            "features": ({"text": raw[part]}, {"features": vectors[part]}),
+            "classify": (
+                {"inputs": np.array([one.SerializeToString() for one in records], object)},
+                {"scores": probabilities[part], "classes": np.broadcast_to(names, probabilities[part].shape)},
+            ),
+        }
+
+
+if __name__ == "__main__":
+    run_cli(pipelines.get(TASK))
