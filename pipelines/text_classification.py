@@ -71,7 +71,7 @@ class Config(TrainingConfig):
         "normalization form of Unicode; auto: NFKC for word pieces, else none",
         choices=("auto", "none", "NFC", "NFD", "NFKC", "NFKD"),
     )
-    lower: bool | None = option(None, "make letters small; default: for words and word pieces")
+    lower: str = option("auto", "make letters small; auto: for words and word pieces", choices=("auto", "yes", "no"))
     accents: bool = option(True, "keep accents")
     token_dropout: float = option(0.0, "share of the tokens that training makes unknown")
 
@@ -105,13 +105,17 @@ def load_data(config: Config) -> Data:
         raise Failure(
             f"Expected training texts of at least two classes. Received: one class in {raw.train.count} texts"
         )
-    given = {"form": None if config.form == "auto" else config.form, "lower": config.lower, "accents": config.accents}
+    given = {
+        "form": config.form,
+        "lower": {"yes": True, "no": False}.get(config.lower, "auto"),
+        "accents": config.accents,
+    }
     state = text.train_tokenizer(
         config.tokenizer,
         strings(raw.train),
         config.vocab_size,
         min_count=config.min_count,
-        **{name: item for name, item in given.items() if item is not None},
+        **{name: item for name, item in given.items() if item != "auto"},
     )
     tokenizer = text.Tokenizer(state)
     parts = [tokenized(getattr(raw, split), tokenizer, config.max_length) for split in raw.counts]
