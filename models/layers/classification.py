@@ -1,4 +1,4 @@
-"""The two ends that every image classifier shares: a checked input called `image`, and a head that answers logits."""
+"""The ends that classifiers share: a checked input called `image` or `token_ids`, and a head that answers logits."""
 
 from collections.abc import Collection
 
@@ -34,25 +34,48 @@ def image_input(input_shape, *, minimum: int = 1, fixed: bool = False, builder: 
     return keras.Input(shape, name="image")  # (b, h, w, c)
 
 
-def logits(features, num_classes: int, *, dropout: float = 0.0):
+def token_input(vocab_size: int, *, builder: str):
+    """Checks the size of a vocabulary and returns the input called `token_ids`, for texts of any length.
+
+    Args:
+        vocab_size: number of tokens, the special ids counted.
+        builder: name of the architecture, for the error.
+
+    Returns:
+        A symbolic tensor of int32. # (b, t)
+
+    Raises:
+        ValueError: `vocab_size` is not a positive whole number.
+    """
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise ValueError(f"{builder} expects vocab_size as a positive whole number. Received: {vocab_size!r}")
+    return keras.Input((None,), dtype="int32", name="token_ids")  # (b, t)
+
+
+def logits(features, num_classes: int, *, dropout: float = 0.0, max_norm: float | None = None):
     """The head: dropout, then a linear layer that computes in float32 under every precision policy.
 
     Args:
         features: (b, d)
         num_classes: number of answers.
         dropout: share of the features dropped in training.
+        max_norm: longest weight vector of an answer, to which longer ones are cut after each update; None for no bound.
 
     Returns:
         (b, num_classes)
 
     Raises:
-        ValueError: `num_classes` is not a positive whole number, or `dropout` is not in [0, 1).
+        ValueError: `num_classes` is not a positive whole number, `dropout` is not in [0, 1), or `max_norm` is not
+            above 0.
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive whole number. Received: {num_classes!r}")
     if check_rate("dropout", dropout):
         features = keras.layers.Dropout(dropout, name="dropout")(features)
-    return keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)  # (b, num_classes)
+    if max_norm is not None and max_norm <= 0:
+        raise ValueError(f"max_norm must be above 0 or None. Received: {max_norm}")
+    bound = keras.constraints.MaxNorm(max_norm, axis=0) if max_norm else None
+    return keras.layers.Dense(num_classes, kernel_constraint=bound, dtype="float32", name="logits")(features)  # (b, k)
 
 
 def check_choice(name: str, value, choices: Collection):
