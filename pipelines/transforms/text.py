@@ -65,7 +65,7 @@ def normalize(strings: Any, *, form: str = "NFKC", lower: bool = False, accents:
     Args:
         strings: of any shape, UTF-8; what is not becomes U+FFFD.
         form: a normalization form of Unicode (UAX #15), or `none`.
-        lower: make letters small, by Unicode's rules for all scripts.
+        lower: make letters small, by Unicode's rules for all scripts; U+0000 becomes a space.
         accents: keep them; else marks (category Mn) are dropped after decomposition, and the rest is composed (NFC).
 
     Returns:
@@ -79,6 +79,7 @@ def normalize(strings: Any, *, form: str = "NFKC", lower: bool = False, accents:
     if form != "none":
         strings = tensorflow_text.normalize_utf8(strings, form)
     if lower:
+        strings = tf.strings.regex_replace(strings, r"\x00", " ")  # `lower` drops what comes after a zero
         strings = tf.strings.lower(strings, encoding="utf-8")
     if not accents:
         strings = tf.strings.regex_replace(tensorflow_text.normalize_utf8(strings, "NFD"), r"\p{Mn}", "")
@@ -185,10 +186,14 @@ def wordpieces(parts: Iterable[tf.Tensor], vocab_size: int) -> list[str]:
 
 def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int) -> bytes:
     """A model of SentencePiece that changes nothing in a text and falls back on bytes."""
-    counts = sorted(Counter(itertools.chain.from_iterable(lines)).values(), reverse=True)
+    counts = Counter(itertools.chain.from_iterable(lines))
     if not counts:
         raise Failure("Expected texts to learn a vocabulary from. Received: none that holds anything")
-    kept = max(1, (vocab_size - len(SPECIAL) - BYTES) // 2)  # rarer characters are spelled in bytes
+    room = max(1, (vocab_size - len(SPECIAL) - BYTES) // 2)
+    rare = sorted(counts, key=lambda character: (-counts[character], character))[room:]
+    if rare:  # they would fill the vocabulary; so they are spelled in bytes
+        table = str.maketrans(dict.fromkeys(rare, " "))
+        lines = [line.translate(table) for line in lines]
     target = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -197,7 +202,7 @@ def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int) -> b
         vocab_size=vocab_size,
         hard_vocab_limit=False,
         byte_fallback=True,
-        character_coverage=1.0 if len(counts) <= kept else sum(counts[:kept]) / sum(counts),
+        character_coverage=1.0,
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
