@@ -30,7 +30,6 @@ with epy.lazy_imports():
 
     from pipelines import evaluation, report, text_evaluation, training
     from pipelines.datasets import statistics, texts
-    from pipelines.datasets.stream import InMemory
     from pipelines.transforms import text
 
 TASK = "text_classification"
@@ -147,7 +146,7 @@ def read(config: Config) -> Any:
     )
 
 
-def tokenized(part: InMemory, tokenizer: Any, max_length: int, size: int = 1024) -> InMemory:
+def tokenized(part: texts.InMemory, tokenizer: Any, max_length: int, size: int = 1024) -> texts.InMemory:
     """A split with `token_ids` (n, tokens), ragged, and `length`, the tokens of the whole text with its end."""
     ids, lengths = [], []
     for start in range(0, part.count, size):
@@ -155,7 +154,7 @@ def tokenized(part: InMemory, tokenizer: Any, max_length: int, size: int = 1024)
         lengths.append(tokenizer.encode(strings).row_lengths() + 1)
         ids.append(preprocess(strings, tokenizer, max_length))
     more = {"token_ids": tf.concat(ids, 0), "length": tf.concat(lengths, 0)}
-    return InMemory(part.examples | more, part.count)
+    return texts.InMemory(part.examples | more, part.count)
 
 
 def arguments(config: Config) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
     )
 
 
-def evaluation_batches(part: InMemory, spec: dict[str, Any], batch_size: int = 128) -> Any:
+def evaluation_batches(part: texts.InMemory, spec: dict[str, Any], batch_size: int = 128) -> Any:
     """Batches of a split in its own order: token ids, one-hot labels."""
 
     def finish(batch):
@@ -280,13 +279,13 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     }
 
 
-def predict(model: Any, part: InMemory, spec: dict[str, Any]) -> tuple[Any, Any]:
+def predict(model: Any, part: texts.InMemory, spec: dict[str, Any]) -> tuple[Any, Any]:
     """True labels (n,) and probabilities (n, k) of a split."""
     logits = model.predict(evaluation_batches(part, spec), verbose=0)
     return statistics.labels(part), tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
 
 
-def strings(part: InMemory) -> list[str]:
+def strings(part: texts.InMemory) -> list[str]:
     """The texts of a split."""
     return [one.decode("utf-8", "replace") for one in part.examples["text"].numpy()]
 

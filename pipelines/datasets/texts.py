@@ -116,7 +116,7 @@ def labelled_texts(
     kinds = builder.info.features
     features = dict(kinds.items()) if isinstance(kinds, tfds.features.FeaturesDict) else {"": kinds}
     labels = [name for name, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
-    texts = [name for name, kind in features.items() if kind.shape == () and kind.dtype in (tf.string, np.object_, str)]
+    texts = [name for name, kind in features.items() if kind.shape == () and kind.tf_dtype == tf.string]
     found = []
     for given, there, names, flag in (
         (text_column, texts, TEXT_NAMES, "text"),
