@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2# processes that run the tests, a file at a time each
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help install demo test test-slow lint format docs bench lock clean
@@ -23,7 +24,7 @@ demo: $(INSTALLED) ## train, export, serve and ask, in under three minutes
 	$(RUN) -m serving.demo
 
 test: $(INSTALLED) ## all tests but the slow ones
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED) ## the learning runs: promised accuracies over three seeds
 	$(RUN) -m pytest -m slow
@@ -44,6 +45,9 @@ bench: $(INSTALLED) ## benchmarks: ratios against peers in the same run, written
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.input
 	$(RUN) -m benchmarks.serving
+	$(RUN) -m benchmarks.recurrent
+	$(RUN) -m benchmarks.transformer
+	$(RUN) -m benchmarks.attention
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra test --extra docs --group rl --universal --generate-hashes --no-header --upgrade -q -o requirements.lock

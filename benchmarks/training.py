@@ -63,13 +63,13 @@ CASES = (
         "resnet 50, 64×64",
         {"dataset": "tiny_photos", "model": "resnet", "size": "50", "image_size": 64, "limit": 320},
         application="ResNet50",
-        rounds=12,
+        rounds=6,
     ),
     Case(
         "efficientnet b0, 64×64",
         {"dataset": "tiny_photos", "model": "efficientnet", "size": "b0", "image_size": 64, "limit": 320},
         application="EfficientNetB0",
-        rounds=12,
+        rounds=6,
     ),
 )
 
