@@ -18,7 +18,10 @@ from pipelines.datasets import catalogue, pairs, tiny_dates, tiny_messages
 
 
 def rows(part) -> list[dict[str, str]]:
-    return [{key: value.decode() for key, value in row.items()} for row in part.as_numpy_iterator()]
+    found = []
+    for batch in part.batch(4096).as_numpy_iterator():
+        found += [{key: value.decode() for key, value in zip(batch, row)} for row in zip(*batch.values())]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_every_direction_of_the_languages_is_a_configuration():
     [
         ("tiny_messages/en_xx", "Expected two languages of tiny_messages.* Received: 'tiny_messages/en_xx'"),
         ("tiny_messages/en_en", "Expected two languages"),
-        ("tiny_messages/fr_ed", "Did you mean 'de'"),
+        ("tiny_messages/fr_zhh", "Did you mean 'zh'"),
         ("tiny_datse", "Did you mean 'tiny_dates'"),
         ("tiny_digits", r"pairs of texts.* Received: tiny_digits with image \(Image\), label \(ClassLabel\)"),
     ],
@@ -169,7 +172,7 @@ def test_features_of_two_languages_are_read_in_either_direction(talks, languages
 
 
 def test_an_unknown_language_is_told_with_those_there_are(talks):
-    with pytest.raises(UsageError, match="one of en, pt. Received: 'de'|one of pt, en. Received: 'de'"):
+    with pytest.raises(UsageError, match="one of pt, en.* Received: 'de'"):
         pairs.load("fake_talks", languages=("de", None))
     with pytest.raises(UsageError, match="two different languages"):
         pairs.load("fake_talks", languages=("en", "en"))
