@@ -10,21 +10,27 @@ from pipelines.datasets.catalogue import read_named
 from pipelines.datasets.folders import read_folder
 from pipelines.datasets.raw import Raw
 from pipelines.datasets.stream import batches, fits_in_memory, in_memory, stream
+from pipelines.datasets.tiny_co2 import TinyCo2
 from pipelines.datasets.tiny_dates import TinyDates
 from pipelines.datasets.tiny_digits import TinyDigits
 from pipelines.datasets.tiny_messages import TinyMessages
 from pipelines.datasets.tiny_photos import TinyPhotos
 from pipelines.datasets.tiny_reviews import TinyReviews
+from pipelines.datasets.tiny_series import TinySeries
 from pipelines.datasets.tiny_snippets import TinySnippets
+from pipelines.datasets.tiny_sunspots import TinySunspots
 
 __all__ = [
     "Raw",
+    "TinyCo2",
     "TinyDates",
     "TinyDigits",
     "TinyMessages",
     "TinyPhotos",
     "TinyReviews",
+    "TinySeries",
     "TinySnippets",
+    "TinySunspots",
     "batches",
     "fits_in_memory",
     "in_memory",
