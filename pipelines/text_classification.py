@@ -13,6 +13,7 @@ files of such; `--dataset` any set of the TFDS catalogue with a text and a class
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import Failure, TrainingConfig, UsageError, command_line, one_of, option, run_cli
+from pipelines.config import Failure, TrainingConfig, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import evaluation, report, text_evaluation, training
+    from pipelines import evaluation, report, supervised, text_evaluation, training
     from pipelines.datasets import statistics, texts
     from pipelines.transforms import text
 
@@ -314,18 +315,6 @@ def pictures(data: Data, labels: Any, probabilities: Any, folder: Path) -> None:
     text_evaluation.most_wrong(strings(data.test), labels, probabilities, spec["classes"], plots / "most_wrong.png")
 
 
-def with_found_rate(model: Any, data: Data, config: Config, folder: Path) -> Config:
-    """`--lr_find`: sweep, draw, recompile with the suggested rate, and keep it in `config.json`."""
-    chosen, rates, losses = training.find_learning_rate(model, training_batches(data, config), config)
-    report.rate_sweep(rates, losses, chosen, folder / "plots/lr_find.png")
-    print(f"learning rate {chosen:g} (from the sweep in {folder / 'plots/lr_find.png'})")
-    config = dataclasses.replace(config, learning_rate=chosen, lr_find=False)
-    with training.replicas(config):
-        compile_model(model, config, data.spec)
-    runs.write_json(folder / "config.json", runs.to_json(dataclasses.replace(config, resume=None)))
-    return config
-
-
 def described(spec: dict[str, Any]) -> Sequence[str]:
     """What the data are, in two lines."""
     counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
@@ -351,42 +340,27 @@ def main(config: Config) -> Path:
     print(f"model: {config.model}, {model.count_params():,} parameters")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
-        if config.lr_find:
-            config = with_found_rate(model, data, config, folder)
+        batches = functools.partial(training_batches, data, config)
+        config = supervised.with_found_rate(model, batches, compile_model, config, spec, folder)
         first_batch(data, config, folder / "plots/first_batch.txt")
         print(f"first batch: {folder / 'plots/first_batch.txt'}")
-        fitted = training.fit(
-            model,
-            lambda step: training_batches(data, config, step),
-            evaluation_batches(data.validation, spec),
-            config,
-            folder,
-            examples=spec["counts"]["train"],
-            monitor=f"val_{OBJECTIVE[0]}",
-            mode=OBJECTIVE[1],
-        )
-        runs.save_model(model, folder / "model.keras")
-        validation = evaluation.measures(*predict(model, data.validation, spec))
+        validation, monitor = evaluation_batches(data.validation, spec), f"val_{OBJECTIVE[0]}"
+        fitted = supervised.train(model, batches, validation, config, spec, folder, monitor, OBJECTIVE[1])
         labels, probabilities = predict(model, data.test, spec)
-        metrics = {
-            "task": TASK,
-            "objective": OBJECTIVE,
-            "validation": validation,
+        found = {
+            "validation": evaluation.measures(*predict(model, data.validation, spec)),
             "test": evaluation.measures(labels, probabilities),
             "baseline": baseline(data),
-            "parameters": model.count_params(),
-            **fitted,
-            "peak_memory_mb": runs.peak_memory_mb(),
-            "versions": training.environment(),
         }
-        report.curves(runs.history(folder), folder / "plots/curves.png", f"val_{OBJECTIVE[0]}", fitted["best_epoch"])
         pictures(data, labels, probabilities, folder)
-        runs.write_json(folder / "metrics.json", metrics)
-        command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
-        report.model_card(
+        metrics = supervised.finish(
+            TASK,
+            OBJECTIVE,
+            model,
+            config,
+            spec,
             folder,
-            f"{config.model} on {spec['dataset']}",
-            command.strip(),
+            found | fitted,
             inputs=f"texts of any length, of which it reads the first {spec['max_length'] - 1} tokens "
             f"({spec['tokenizer']['kind']}, {spec['tokenizer']['vocab_size']:,} different ones)",
             limits="The figures hold for texts like those of the test split. The model answers with one of its classes "
