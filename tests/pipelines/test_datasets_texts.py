@@ -168,7 +168,7 @@ class FakeTexts(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         features = {name: tfds.features.Text() for name in self.columns} | {
             "verdict": tfds.features.ClassLabel(names=list(self.classes)),
-            "idx": tfds.features.Scalar("int32"),
+            "idx": tfds.features.Scalar(np.int32),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
