@@ -52,7 +52,6 @@ def tiled_attention(causal: bool, groups: int):
                 above = above * shrink + ops.cast(summed, "float32")  # (b, m, g · size, e)
                 return above, below * shrink + ops.sum(weights, axis=-1, keepdims=True), higher
 
-            shape = ops.shape(query)[1:-1]  # (b, m, g · size)
             zeros = ops.zeros((*shape, 1), "float32")
             start = (ops.zeros((*shape, value.shape[-1]), "float32"), zeros, zeros + NEVER)
             above, below, top = sweep(step, start, i, 0, i if causal else columns)
@@ -60,7 +59,9 @@ def tiled_attention(causal: bool, groups: int):
             out = ops.where(some, above / below, 0.0)
             return ops.cast(out, value.dtype), ops.where(some, top + ops.log(below), -NEVER)
 
-        out, total = ops.map(row, ops.arange(rows, dtype="int32"))  # (c, b, m, g · size, e), (c, b, m, g · size, 1)
+        shape = ops.shape(query)[1:-1]  # (b, m, g · size)
+        blank = ops.zeros((*shape, value.shape[-1]), value.dtype), ops.zeros((*shape, 1), "float32")
+        out, total = _one_by_one(row, rows, blank)  # (c, b, m, g · size, e), (c, b, m, g · size, 1)
 
         def gradient(*given, upstream=None):
             upstream = given[0] if upstream is None else upstream  # (c, b, m, g · size, e)
@@ -92,13 +93,27 @@ def tiled_attention(causal: bool, groups: int):
                 to_key, to_value = sweep(step, start, j, j + 1, rows)
                 return ops.cast(to_key, key.dtype), ops.cast(to_value, value.dtype)
 
-            to_query = ops.map(of_query, ops.arange(rows, dtype="int32"))
-            to_key, to_value = ops.map(of_key, ops.arange(columns, dtype="int32"))
+            to_query = _one_by_one(of_query, rows, ops.zeros_like(_at(query, 0)))
+            blank = ops.zeros_like(_at(key, 0)), ops.zeros_like(_at(value, 0))
+            to_key, to_value = _one_by_one(of_key, columns, blank)
             return to_query, to_key, to_value, ops.zeros_like(bias)
 
         return out, gradient
 
     return attend
+
+
+def _one_by_one(function, count, blank):
+    """The results of `function` for 0, 1, …, stacked. A map would run several at once, and need their memory at once.
+
+    `blank` is of the shapes and types of a result; a scan wants to begin with something.
+    """
+
+    def step(_, index):
+        found = function(index)
+        return found, found
+
+    return ops.scan(step, blank, ops.arange(count, dtype="int32"))[1]
 
 
 def _at(x, index):
