@@ -21,6 +21,9 @@ PAIRS = [(task, model) for task in pipelines.TASKS for model in pipelines.get(ta
 # Small enough to train in seconds: flags of a task, and the arguments that an architecture needs for that.
 QUICK: dict[str, dict] = {
     "image_classification": {"image_size": 8, "limit": 64},
+    "text_classification": {"limit": 64, "vocab_size": 300},
+    "translation": {"limit": 64, "beam_width": 2},
+    "forecasting": {"limit": 64, "baselines": ("seasonal_naive",)},
 }
 SMALL: dict[str, dict] = {
     "mlp": {},
@@ -31,6 +34,16 @@ SMALL: dict[str, dict] = {
     "inception": {"width_coefficient": 0.05},
     "efficientnet": {"stages": ((3, 1, 8, 1, 1), (3, 2, 8, 2, 1)), "head_width": 16},
     "vit": {"depth": 2, "hidden_dim": 16, "num_heads": 2},
+    "simple_rnn": {"width": 8},
+    "lstm": {"width": 8},
+    "gru": {"width": 8},
+    "text_cnn": {"filters": 8},
+    "text_transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
+    "seq2seq": {"width": 8},
+    "transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
+    "recurrent_forecaster": {"width": 8},
+    "tcn_forecaster": {"width": 8, "depth": 2},
+    "transformer_forecaster": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
 }
 RANK = {"models.layers": 0, "models": 1, "pipelines": 2, "tuning": 3, "serving": 3, "benchmarks": 4}
 

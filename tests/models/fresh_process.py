@@ -14,20 +14,20 @@ import numpy as np
 
 def main(folder: Path) -> dict:
     """Largest difference of each model's answers, loaded and rebuilt, from those of the process that saved them."""
-    images = np.load(folder / "images.npy")
-    answers = np.load(folder / "answers.npz")
-    arguments = json.loads((folder / "arguments.json").read_text())
     difference = {}
-    for name, kwargs in arguments.items():
-        builder = getattr(import_module(f"models.{name}"), name)
+    for name, (module, positional, kwargs) in json.loads((folder / "builders.json").read_text()).items():
+        with np.load(folder / f"{name}.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        answers = arrays.pop("answers")
+        inputs = arrays if len(arrays) > 1 else next(iter(arrays.values()))
+        builder = getattr(import_module(module), name)  # imported first: loading needs the file's layers
         loaded = keras.saving.load_model(folder / f"{name}.keras")
-        rebuilt = builder(images.shape[1:], answers[name].shape[-1], **kwargs)
+        rebuilt = builder(*positional, **kwargs)
         rebuilt.set_weights(loaded.get_weights())
         difference[name] = max(
-            float(np.abs(keras.ops.convert_to_numpy(model(images)) - answers[name]).max())
-            for model in (loaded, rebuilt)
+            float(np.abs(keras.ops.convert_to_numpy(model(inputs)) - answers).max()) for model in (loaded, rebuilt)
         )
-        rebuilt(images, training=True)  # noise and moving statistics run on this backend, too
+        rebuilt(inputs, training=True)  # noise and moving statistics run on this backend, too
     return {"backend": keras.backend.backend(), "difference": difference}
 
 

@@ -279,18 +279,47 @@ def processes():
     return [name for name in ("jax", "torch") if find_spec(name)]
 
 
+TOKENS = {"token_ids": np.array([[5, 7, 4, 6, 8, 9], [9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]], "int32")}
+PAIRS = {"source": TOKENS["token_ids"], "target": np.array([[1, 5, 6], [1, 7, 0], [1, 0, 0]], "int32")}
+WINDOWS = {
+    "history": np.random.default_rng(1).normal(size=(3, 6, 2)).astype("float32"),
+    "observed": np.ones((3, 6, 2), "float32"),
+}
+# Builders of sequences have tests of their own; here, too, each is built and run on every backend.
+SEQUENCES = {
+    "simple_rnn": ("models.recurrent", (12, 3), {"width": 8, "dropout": 0.1}, TOKENS),
+    "lstm": ("models.recurrent", (12, 3), {"width": 8, "recurrent_dropout": 0.1, "normalization": "layer"}, TOKENS),
+    "gru": ("models.recurrent", (12, 3), {"width": 8, "depth": 2}, TOKENS),
+    "text_cnn": ("models.text_cnn", (12, 3), {"embedding_dim": 8, "filters": 4}, TOKENS),
+    "text_transformer": ("models.text_transformer", (12, 3), {"width": 8, "depth": 1, "num_heads": 2}, TOKENS),
+    "seq2seq": ("models.seq2seq", (12, 11), {"width": 8, "embedding_dim": 4}, PAIRS),
+    "transformer": ("models.transformer", (12, 11), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, PAIRS),
+    "recurrent_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "head": "autoregressive"}, WINDOWS),
+    "tcn_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "depth": 2}, WINDOWS),
+    "transformer_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "num_heads": 2, "depth": 1}, WINDOWS),
+}
+
+
+def every_builder():
+    """{name: (module, positional arguments, keyword arguments, inputs)}."""
+    found = {
+        name: (f"models.{name}", (SHAPE, 3), TINY[name] | NOISY.get(name, {"dropout": 0.1}), {"image": images()})
+        for name in TINY
+    }
+    return found | SEQUENCES
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Every builder's tiny model with random weights, saved whole, and its answers."""
+    """Every builder's tiny model with random weights, saved whole, with inputs and its answers."""
     folder = tmp_path_factory.mktemp("saved")
-    np.save(folder / "images.npy", images())
-    answers = {}
-    for name in TINY:
-        model = randomized(build(name, **NOISY.get(name, {"dropout": 0.1})))
+    for name, (module, positional, kwargs, inputs) in every_builder().items():
+        model = randomized(getattr(import_module(module), name)(*positional, **kwargs))
         model.save(folder / f"{name}.keras")
-        answers[name] = np.asarray(model(images()))
-    (folder / "arguments.json").write_text(json.dumps({name: TINY[name] | NOISY.get(name, {}) for name in TINY}))
-    np.savez(folder / "answers.npz", **answers)
+        answers = model(inputs if len(inputs) > 1 else next(iter(inputs.values())))
+        np.savez(folder / f"{name}.npz", answers=np.asarray(answers), **inputs)
+    written = {name: one[:3] for name, one in every_builder().items()}
+    (folder / "builders.json").write_text(json.dumps(written))
     return folder
 
 
@@ -310,5 +339,5 @@ def test_a_fresh_process_gives_the_same_answers_on_every_backend(backend, saved)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["backend"] == backend
-    assert set(report["difference"]) == set(TINY)
+    assert set(report["difference"]) == set(every_builder())
     assert max(report["difference"].values()) < 1e-4, report
