@@ -1,0 +1,359 @@
+"""Attention: every place of one sequence reads from all places of another, by weights that sum to one.
+
+Scaled dot-product attention, and attention with several heads: to itself or to a memory, causal, padded, grouped
+queries, rotary positions, a cache for generation, and the variants for long input of `models.layers.long_attention` by
+the argument `kind`. Additive and multiplicative scores come from `models.layers.alignment`. Masks are true where a
+query may look. Deviation from all papers: a query that may look nowhere gets zeros, so that an empty text is answered
+alike whatever its padding.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import keras
+from keras import ops
+
+from models.layers import long_attention
+from models.layers.alignment import LEAST, AdditiveAttention, MultiplicativeAttention, attention, normalized
+from models.layers.classification import check_choice, check_sizes
+from models.layers.embeddings import rotary
+from models.layers.regularization import check_rate
+
+__all__ = [
+    "KINDS",
+    "AdditiveAttention",
+    "MultiHeadAttention",
+    "MultiplicativeAttention",
+    "attention",
+    "attention_maps",
+    "dot_product",
+]
+KINDS = ("full", "window", "block_sparse", "linear", "chunked")
+
+
+def dot_product(query, key, value, *, mask=None, scale: float | None = None):
+    """softmax(Q K^T / sqrt(d)) V, and its weights.
+
+    Args:
+        query: (b, n, t, d)
+        key: (b, m, s, d), where m divides n: n / m queries in a row share a key.
+        value: (b, m, s, e)
+        mask: bool, broadcastable to (b, n, t, s).
+        scale: what the products are multiplied by; 1 / sqrt(d) if None.
+
+    Returns:
+        The answers (b, n, t, e) in the dtype of `value`, and the weights (b, n, t, s) in float32.
+
+    Reference: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, "GQA", section 2.2, for shared keys.
+    """
+    weights = normalized(_products(query, key) * (scale or query.shape[-1] ** -0.5), mask)
+    return _answers(weights, value), weights
+
+
+def _products(query, key):
+    """Products of every query with every key, (b, n, t, d) and (b, m, s, d) to (b, n, t, s) float32."""
+    batch, heads, times = ops.shape(query)[:3]
+    if heads != key.shape[1]:
+        query = ops.reshape(query, (batch, key.shape[1], -1, query.shape[3]))  # (b, m, n / m * t, d)
+    products = ops.cast(ops.einsum("bntd,bnsd->bnts", query, key), "float32")
+    return ops.reshape(products, (batch, heads, times, ops.shape(key)[2]))
+
+
+def _answers(weights, value):
+    """Values by their weights: (b, n, t, s) and (b, m, s, e) to (b, n, t, e)."""
+    batch, heads, times, length = ops.shape(weights)
+    weights = ops.cast(weights, value.dtype)
+    if heads != value.shape[1]:
+        weights = ops.reshape(weights, (batch, value.shape[1], -1, length))  # (b, m, n / m * t, s)
+    return ops.reshape(ops.einsum("bnts,bnse->bnte", weights, value), (batch, heads, times, value.shape[-1]))
+
+
+@keras.saving.register_keras_serializable("dl_essentials")
+class MultiHeadAttention(keras.layers.Layer):
+    """Attention of several heads, to the queries themselves or to a memory.
+
+    Args:
+        num_heads: n.
+        head_dim: length of a query, key and value of one head.
+        num_kv_heads: heads of keys and values, m, which divides n; None for as many as there are queries.
+        dropout: share of the weights dropped in training; of `kind="full"` only.
+        rotary: whether queries and keys are turned by their places.
+        kind: "full"; "window", near places; "block_sparse", near blocks and global places; "linear", products of
+            features in place of the softmax; "chunked", equal to "full" in less memory.
+        window: a query of "window" sees keys less than that many places away.
+        block_size: places in a block of "block_sparse" and of "chunked".
+        window_blocks: blocks on each side that a block of "block_sparse" sees beside its own.
+        num_global: first places that all see and that see all, of "block_sparse".
+        use_bias: whether the four projections have a bias. Vaswani et al. write none.
+
+    Call arguments:
+        query: (b, t, d)
+        memory: (b, s, e) to read from; None for the queries.
+        query_mask: (b, t) bool; padded queries get zeros, and are not looked at where there is no memory.
+        memory_mask: (b, s) bool, false for places that must not be looked at.
+        causal: whether a query sees places up to its own only.
+        cache: with `position`, of `empty_cache`, what was said so far; without it, of `memory_cache`, the whole memory.
+        position: scalar, the place of the first query; what it sees is the cache up to its own place.
+        return_weights: whether the weights are returned, too.
+
+    Output shape: (b, t, d); after it, if wanted, the weights (b, n, t, s); after them, with `position`, the new cache.
+
+    Raises:
+        ValueError: an argument is not as described.
+
+    Reference: Vaswani et al. 2017, section 3.2.2; the papers of the variants are named in `long_attention`.
+    """
+
+    listener: Callable | None = None
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        *,
+        num_kv_heads: int | None = None,
+        dropout: float = 0.0,
+        rotary: bool = False,
+        kind: str = "full",
+        window: int = 128,
+        block_size: int = 64,
+        window_blocks: int = 1,
+        num_global: int = 1,
+        use_bias: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("kind", kind, KINDS)
+        for name, size in (("window", window), ("block_size", block_size), ("num_heads", num_heads)):
+            check_sizes(name, size)
+        self.num_heads, self.head_dim = num_heads, check_sizes("head_dim", head_dim)[0]
+        self.num_kv_heads = check_sizes("num_kv_heads", num_kv_heads or num_heads)[0]
+        if num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads must divide num_heads. Received: {num_kv_heads} and {num_heads}")
+        if min(window_blocks, num_global) < 0:
+            raise ValueError(
+                f"window_blocks and num_global must be at least 0. Received: {window_blocks} and {num_global}"
+            )
+        if check_rate("dropout", dropout) and kind != "full":
+            raise ValueError(f'dropout of attention weights needs kind="full". Received: {dropout} and {kind!r}')
+        self.kind, self.rotary, self.dropout_rate, self.use_bias = kind, rotary, dropout, use_bias
+        self.window, self.block_size = window, block_size
+        self.window_blocks, self.num_global = window_blocks, num_global
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype="float32") if dropout else None
+        heads = {"query": num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}
+        for name, count in heads.items():
+            dense = keras.layers.Dense(count * head_dim, use_bias=use_bias, name=name, dtype=self.dtype_policy)
+            setattr(self, f"{name}_dense", dense)
+
+    def build(self, query_shape, memory_shape=None):
+        memory_shape = memory_shape or query_shape
+        self.query_dense.build(query_shape)
+        self.key_dense.build(memory_shape)
+        self.value_dense.build(memory_shape)
+        self.output_dense = keras.layers.Dense(
+            query_shape[-1], use_bias=self.use_bias, name="output", dtype=self.dtype_policy
+        )
+        self.output_dense.build((*query_shape[:-1], self.num_heads * self.head_dim))
+
+    def call(
+        self,
+        query,
+        memory=None,
+        *,
+        query_mask=None,
+        memory_mask=None,
+        causal=False,
+        cache=None,
+        position=None,
+        return_weights=False,
+        training=None,
+    ):
+        if memory is not None and self.kind in ("window", "block_sparse"):
+            raise ValueError(f"{self.kind} attention is of a sequence to itself. Received: a memory")
+        if memory is None and memory_mask is None and cache is None:
+            memory_mask = query_mask
+        weights = None
+        first = 0 if position is None else position
+        queries = self._heads(self.query_dense(query), self.num_heads, first)  # (b, t, n, d)
+        if cache is None:
+            keys, values = self._keys_and_values(query if memory is None else memory)  # (b, s, m, d)
+            out, weights = self._attend(queries, keys, values, memory_mask, causal, return_weights, training)
+        elif position is None:
+            allowed = self._allowed(ops.shape(queries)[1], ops.shape(cache["key"])[2], memory_mask, causal)
+            out, weights = self._plain(_turned(queries), cache["key"], cache["value"], allowed)
+        elif self.kind == "linear":
+            keys, values = self._keys_and_values(query, position)
+            out, cache = _linear_step(_turned(queries), _turned(keys), _turned(values), cache)
+        else:
+            cache = _continued(cache, self._keys_and_values(query, position), position)
+            allowed = self._allowed(ops.shape(queries)[1], cache["key"].shape[2], memory_mask, True, position)
+            out, weights = self._plain(_turned(queries), cache["key"], cache["value"], allowed)
+        if weights is not None and self.listener:
+            self.listener(self.name, weights)
+        if cache is not None:
+            out = _turned(out)  # (b, t, n, d)
+        out = ops.reshape(out, (*ops.shape(out)[:2], self.num_heads * self.head_dim))  # (b, t, n * d)
+        out = self.output_dense(out)  # (b, t, width)
+        if query_mask is not None:
+            out = out * ops.cast(query_mask, out.dtype)[:, :, None]
+        results = (out,) + (weights,) * return_weights + (cache,) * (position is not None)
+        return results if len(results) > 1 else out
+
+    def memory_cache(self, memory):
+        """Keys and values of a memory (b, s, e), to ask it step by step: (b, m, s, d) each."""
+        keys, values = self._keys_and_values(memory)
+        return {"key": _turned(keys), "value": _turned(values)}
+
+    def empty_cache(self, batch, length: int):
+        """What is known before the first of `length` steps: keys and values (b, m, t, d), or their sums ("linear")."""
+        heads, width = self.num_kv_heads, self.head_dim
+        if self.kind == "linear":
+            return {"sum": ops.zeros((batch, heads, width, width)), "norm": ops.zeros((batch, heads, width))}
+        return {name: ops.zeros((batch, heads, length, width), self.compute_dtype) for name in ("key", "value")}
+
+    def _heads(self, x, count, position):
+        """Heads apart, and turned by their places if there is a position: (b, t, n * d) to (b, t, n, d)."""
+        x = ops.reshape(x, (*ops.shape(x)[:2], count, self.head_dim))
+        if not self.rotary or position is None:
+            return x
+        return rotary(x, ops.arange(ops.shape(x)[1], dtype="int32") + position)
+
+    def _keys_and_values(self, memory, position=0):
+        """(b, s, m, d) each."""
+        keys = self._heads(self.key_dense(memory), self.num_kv_heads, position)
+        return keys, self._heads(self.value_dense(memory), self.num_kv_heads, None)
+
+    def _attend(self, queries, keys, values, mask, causal, wanted, training):
+        """Answers (b, t, n, d) and, if wanted or at hand, weights, from (b, t, n, d) and (b, s, m, d) twice."""
+        wanted = wanted or self.listener is not None
+        variant = None if wanted else self._variant()
+        if variant is not None:
+            return _turned(variant(_turned(queries), _turned(keys), _turned(values), mask=mask, causal=causal)), None
+        allowed = self._allowed(ops.shape(queries)[1], ops.shape(keys)[1], mask, causal)
+        whole = self.num_heads == self.num_kv_heads and self.compute_dtype != "float16"  # where -1e9 is infinite
+        if self.kind == "full" and whole and not wanted and not (self.dropout and training):
+            return _fused(queries, keys, values, allowed, mask is not None), None
+        out, weights = self._plain(_turned(queries), _turned(keys), _turned(values), allowed, training)
+        return _turned(out), weights
+
+    def _variant(self):
+        """The function for long input of this kind, or None."""
+        if self.kind == "window":
+            return partial(long_attention.window_attention, window=self.window)
+        if self.kind == "block_sparse":
+            return partial(
+                long_attention.block_sparse_attention,
+                block_size=self.block_size,
+                window_blocks=self.window_blocks,
+                num_global=self.num_global,
+            )
+        if self.kind == "linear":
+            return long_attention.linear_attention
+        if self.kind == "chunked":
+            return partial(long_attention.chunked_attention, chunk=self.block_size)
+        return None
+
+    def _plain(self, query, key, value, allowed, training=False):
+        """Answers (b, n, t, d) and weights (b, n, t, s), all of them."""
+        if self.kind == "linear":
+            weights = _products(long_attention.features(query), long_attention.features(key))
+            weights = weights if allowed is None else ops.where(allowed, weights, 0.0)
+            weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-9)
+        else:
+            weights = normalized(_products(query, key) * self.head_dim**-0.5, allowed)
+        dropped = self.dropout(weights, training=training) if self.dropout else weights
+        return _answers(dropped, value), weights
+
+    def _allowed(self, times, length, mask, causal, position=0):
+        """Where each of t queries from `position` on may look among s keys: (b or 1, 1, t or 1, s), None for all."""
+        rows = ops.arange(times, dtype="int32")[:, None] + position  # (t, 1)
+        columns = ops.arange(length, dtype="int32")  # (s,)
+        parts = [] if mask is None else [mask[:, None, None, :]]
+        if causal:
+            parts.append((rows >= columns)[None, None])
+        if self.kind == "window":
+            parts.append((ops.abs(rows - columns) < self.window)[None, None])
+        if self.kind == "block_sparse":
+            near = ops.abs(rows // self.block_size - columns // self.block_size) <= self.window_blocks
+            everywhere = ops.logical_or(rows < self.num_global, columns < self.num_global)
+            parts.append(ops.logical_or(near, everywhere)[None, None])
+        return reduce(ops.logical_and, parts) if parts else None
+
+    def get_config(self):
+        names = ("num_heads", "head_dim", "num_kv_heads", "rotary", "kind", "window", "block_size", "window_blocks")
+        config = {name: getattr(self, name) for name in (*names, "num_global", "use_bias")}
+        return super().get_config() | config | {"dropout": self.dropout_rate}
+
+
+def _turned(x):
+    """(b, t, n, d) to (b, n, t, d) and back."""
+    return ops.swapaxes(x, 1, 2)
+
+
+def _fused(queries, keys, values, allowed, padded):
+    """Keras's own attention of (b, t, n, d), which takes masks best as numbers that are added to the scores."""
+    bias = None if allowed is None else ops.where(allowed, 0.0, LEAST)
+    out = ops.dot_product_attention(queries, keys, values, bias=bias)  # (b, t, n, d)
+    if not padded:
+        return out
+    seeing = ops.swapaxes(ops.any(allowed, axis=-1, keepdims=True), 1, 2)  # (b, t or 1, 1, 1)
+    return out * ops.cast(seeing, out.dtype)
+
+
+def _continued(cache, new, position):
+    """A cache with new keys and values, (b, t, m, d) each, written from `position` on."""
+    places = ops.arange(cache["key"].shape[2], dtype="int32") - position  # (s,), of the new ones from 0 on
+    count = ops.shape(new[0])[1]
+    here = ops.logical_and(places >= 0, places < count)[:, None]  # (s, 1)
+
+    def written(old, more):
+        more = _turned(more)  # (b, m, t, d)
+        if more.shape[2] != 1:
+            more = ops.take(more, ops.clip(places, 0, count - 1), axis=2)  # (b, m, s, d)
+        return ops.where(here, more, old)
+
+    return {"key": written(cache["key"], new[0]), "value": written(cache["value"], new[1])}
+
+
+def _linear_step(query, key, value, cache):
+    """Linear attention of queries (b, n, t, d) to what the sums in a cache stand for and to each other, causal.
+
+    Reference: Katharopoulos et al. 2020, eq. 10 to 12 and 18 to 20.
+    """
+    query, key, floats = long_attention.features(query), long_attention.features(key), ops.cast(value, "float32")
+    inside = _products(query, key)  # (b, n, t, t)
+    rows = ops.arange(ops.shape(query)[2])
+    inside = ops.where(rows[:, None] >= rows, inside, 0.0)
+    groups = query.shape[1] // key.shape[1]
+    sums, norm = ops.repeat(cache["sum"], groups, axis=1), ops.repeat(cache["norm"], groups, axis=1)
+    above = _answers(inside, floats) + ops.einsum("bntd,bnde->bnte", query, sums)
+    below = ops.sum(inside, axis=-1) + ops.einsum("bntd,bnd->bnt", query, norm)
+    cache = {
+        "sum": cache["sum"] + ops.einsum("bmtd,bmte->bmde", key, floats),
+        "norm": cache["norm"] + ops.sum(key, axis=2),
+    }
+    return ops.cast(above / ops.maximum(below, 1e-9)[..., None], value.dtype), cache
+
+
+def attention_maps(model: keras.Model, inputs) -> dict:
+    """The weights of every attention of a model, by the names of the layers.
+
+    Args:
+        model: a model with layers of this file, also inside of other layers.
+        inputs: as the model takes them.
+
+    Returns:
+        {name: (b, n, t, s)} of `MultiHeadAttention`, {name: (b, t, s)} of the other attentions. Of a layer that was
+        called several times, the last call's.
+    """
+    kinds = (MultiHeadAttention, AdditiveAttention, MultiplicativeAttention)
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
+    found: dict = {}
+    for layer in layers:
+        layer.listener = found.__setitem__
+    try:
+        model(inputs, training=False)
+    finally:
+        for layer in layers:
+            layer.listener = None
+    return found
