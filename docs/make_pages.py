@@ -38,6 +38,7 @@ SMALL: dict[str, tuple] = {
     "image_classification": ((8, 8, 1), 10),
     "text_classification": (4000, 2),
     "translation": (100, 20),
+    "forecasting": ((36, 1), 12),
 }
 # What a published size was made for; sizes that are not named take the first, models that are not named ImageNet.
 INPUTS: dict[str, dict[str, tuple]] = {
@@ -46,6 +47,8 @@ INPUTS: dict[str, dict[str, tuple]] = {
     "convnet": {"": ((32, 32, 3), 10)},
     "resnet": {"": ((224, 224, 3), 1000)} | dict.fromkeys(("20", "56", "110"), ((32, 32, 3), 10)),
     "inception": {"": ((299, 299, 3), 1000)},
+    "text_cnn": {"": (20_000, 2)},
+    "text_transformer": {"": (30_522, 2)},
     "transformer": {"": (37_000, 37_000)},
 }
 IMAGENET = ((224, 224, 3), 1000)
