@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from pipelines.config import BaseConfig, UsageError, nearest, one_of
 
-TASKS = ("image_classification", "text_classification", "translation")
+TASKS = ("image_classification", "text_classification", "translation", "forecasting")
 
 
 class Data(NamedTuple):

@@ -34,7 +34,7 @@ def draw_backtest(part: Windows, truth: np.ndarray, quantiles: np.ndarray, spec:
         last = str(np.datetime64(int(dates[spec["history"] - 1]), "s"))
         examples.append(
             {
-                "title": f"{name}, from {last[:10] if last.endswith('00:00:00') else last} on",
+                "title": f"{name} after {last[:10] if last.endswith('00:00:00') else last}",
                 "history": table.values[rows, target],
                 "truth": truth[i, :, target],
                 "quantiles": quantiles[i, :, target],

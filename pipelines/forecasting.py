@@ -12,6 +12,7 @@ an origin of a forecast, for the model as for the seasonal naive forecast, ETS a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import TrainingConfig, UsageError, command_line, one_of, option, run_cli
+from pipelines.config import TrainingConfig, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
@@ -27,10 +28,10 @@ with epy.lazy_imports():
     import tensorflow as tf
 
     from models import forecaster
-    from pipelines import backtest, datasets, report, training
+    from pipelines import backtest, datasets, supervised, training
     from pipelines import forecast_pictures as pictures
+    from pipelines.datasets import rows, windows
     from pipelines.datasets import series as tables
-    from pipelines.datasets import windows
     from pipelines.transforms import series
 
 TASK = "forecasting"
@@ -132,14 +133,14 @@ def preprocess(values: Any, moments: Any, known: Any, number: Any, spec: dict[st
 
 def read_table(config: Config) -> Any:
     """All series of `--dataset` or `--data_dir`, on their grid."""
-    given = tables.Columns(
+    given = rows.Columns(
         config.time_column, config.targets, config.past_covariates, config.known_covariates, config.id_column
     )
     if config.data_dir is not None:
-        frame, about, source = tables.read_csv(config.data_dir), {}, f"{Path(config.data_dir).name}: your own"
+        frame, about, source = rows.read_csv(config.data_dir), {}, f"{Path(config.data_dir).name}: your own"
     else:
         frame, about, source = tables.read_named(config.dataset)
-    columns = tables.Columns(
+    columns = rows.Columns(
         time=given.time or about.get("time"),
         targets=given.targets or tuple(about.get("targets", ())),
         past=given.past or tuple(about.get("past", ())),
@@ -238,13 +239,12 @@ def finish(part: windows.Windows, spec: dict[str, Any]) -> Any:
     """From a batch of places to what the model takes, and to truth and weight (b, h, m, 2)."""
     table, history, horizon, count = part.table, spec["history"], spec["horizon"], len(spec["targets"])
     with tf.device("CPU"):
-        rows = {"values": tf.constant(table.values), "moments": tf.constant(table.moments)}
-        rows["known"] = tf.constant(table.known)
+        columns = {name: tf.constant(getattr(table, name)) for name in ("values", "moments", "known")}
     spread = np.array(spec["normalization"]["values"]["std"][:count])
     weights = tf.constant(spread / np.array(spec["scales"]), "float32")  # (s, m)
 
     def prepared(batch: dict[str, Any]) -> tuple[Any, Any]:
-        window = {key: series.windows(row, batch["place"], history + horizon) for key, row in rows.items()}
+        window = {key: series.windows(row, batch["place"], history + horizon) for key, row in columns.items()}
         number = tf.cast(batch["series"], "int32") + 1
         inputs = preprocess(window["values"][:, :history], window["moments"], window["known"], number, spec)
         truth = series.standardize(window["values"], spec["normalization"]["values"])[:, history:, :count]  # (b, h, m)
@@ -314,8 +314,8 @@ def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, d
     def serve(*tensors):
         given = dict(zip(signature, tensors))
         moments, there = series.read_dates(given["dates"])  # (b, r)
-        rows = tf.concat([given[name] for name in ("values", "known") if name in given], -1)  # (b, r, c + k)
-        window, last = series.on_grid(moments, there, rows, length, frequency)  # (b, t, c + k)
+        cells = tf.concat([given[name] for name in ("values", "known") if name in given], -1)  # (b, r, c + k)
+        window, last = series.on_grid(moments, there, cells, length, frequency)  # (b, t, c + k)
         moments = series.following(last, spec["horizon"], frequency, before=length)  # (b, t + h)
         known = tf.concat([window[..., channels:], given["known_ahead"]], 1) if spec["known"] else None
         number = numbered(given["series"], spec) if "series" in given else None
@@ -362,21 +362,10 @@ def predict(model: Any, part: windows.Windows, spec: dict[str, Any]) -> tuple[An
 
 def first_batch(data: Data, config: Config, folder: Path) -> None:
     """`plots/first_batch.png`: windows as the model is about to see them."""
-    inputs, truth = next(iter(training_batches(data, config).take(1)))
+    inputs, answer = next(iter(training_batches(data, config).take(1)))
+    truth, weight = answer[:8, :, 0, 0].numpy(), answer[:8, :, 0, 1].numpy()  # (8, h)
     path = folder / "plots/first_batch.png"
-    pictures.draw_windows(inputs["history"][:8, :, 0].numpy(), truth[:8, :, 0, 0].numpy(), path)
-
-
-def with_found_rate(model: Any, data: Data, config: Config, folder: Path) -> Config:
-    """`--lr_find`: sweep, draw, recompile with the suggested rate, and keep it in `config.json`."""
-    chosen, rates, losses = training.find_learning_rate(model, training_batches(data, config), config)
-    report.rate_sweep(rates, losses, chosen, folder / "plots/lr_find.png")
-    print(f"learning rate {chosen:g} (from the sweep in {folder / 'plots/lr_find.png'})")
-    config = dataclasses.replace(config, learning_rate=chosen, lr_find=False)
-    with training.replicas(config):
-        compile_model(model, config, data.spec)
-    runs.write_json(folder / "config.json", runs.to_json(dataclasses.replace(config, resume=None)))
-    return config
+    pictures.draw_windows(inputs["history"][:8, :, 0].numpy(), np.where(weight > 0, truth, np.nan), path)
 
 
 def main(config: Config) -> Path:
@@ -397,48 +386,28 @@ def main(config: Config) -> Path:
     print(f"model: {config.model}, {model.count_params():,} parameters, {spec['history']} steps to {spec['horizon']}")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
-        if config.lr_find:
-            config = with_found_rate(model, data, config, folder)
+        batches = functools.partial(training_batches, data, config)
+        config = supervised.with_found_rate(model, batches, compile_model, config, spec, folder)
         first_batch(data, config, folder)
         print(f"first batch: {folder / 'plots/first_batch.png'}")
-        fitted = training.fit(
-            model,
-            lambda step: training_batches(data, config, step),
-            evaluation_batches(data.validation, spec),
-            config,
-            folder,
-            examples=spec["counts"]["train"],
-            monitor=f"val_{OBJECTIVE[0]}",
-            mode=OBJECTIVE[1],
-        )
-        runs.save_model(model, folder / "model.keras")
+        validation, monitor = evaluation_batches(data.validation, spec), f"val_{OBJECTIVE[0]}"
+        fitted = supervised.train(model, batches, validation, config, spec, folder, monitor, OBJECTIVE[1])
         found = {}
         for name, part in (("validation", data.validation), ("test", data.test)):
             truth, quantiles = predict(model, part, spec)
             scales = backtest.scales_of(table, part.places, spec)
             found[name] = backtest.measures(truth, quantiles, spec["quantiles"], scales)
         first, others, errors = backtest.compare(config.baselines, table, data.test.places, truth, quantiles, spec)
-        metrics = {
-            "task": TASK,
-            "objective": OBJECTIVE,
-            **found,
-            "baseline": first,
-            "baselines": others,
-            "mase_by_step": errors,
-            "parameters": model.count_params(),
-            **fitted,
-            "peak_memory_mb": runs.peak_memory_mb(),
-            "versions": training.environment(),
-        }
-        report.curves(runs.history(folder), folder / "plots/curves.png", f"val_{OBJECTIVE[0]}", fitted["best_epoch"])
         pictures.draw_backtest(data.test, truth, quantiles, spec, folder / "plots/forecasts.png")
         pictures.draw_error_by_step(errors, folder / "plots/error_by_step.png")
-        runs.write_json(folder / "metrics.json", metrics)
-        command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
-        report.model_card(
+        supervised.finish(
+            TASK,
+            OBJECTIVE,
+            model,
+            config,
+            spec,
             folder,
-            f"{config.model} on {spec['dataset']}",
-            command.strip(),
+            found | {"baseline": first, "baselines": others, "mase_by_step": errors} | fitted,
             inputs=f"the last {spec['history']} steps ({kind}) of {', '.join([*spec['targets'], *spec['past']])}",
             limits="The figures hold while the series goes on as it did. An interval covers its share of the truth as "
             "often as the table says, and less after a change that the history does not show.",
@@ -472,13 +441,13 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
         if len(spec["quantiles"]) > 1:
             lower, upper = (quantiles[..., i].astype("float32") for i in (0, -1))
             expected |= {"lower": lower, "upper": upper, "quantiles": quantiles.astype("float32")}
-        rows = {"dates": dates[:, :length], **grid}
+        given = {"dates": dates[:, :length], **grid}
         grid["last"] = moments[:, length - 1]
         if len(spec["series"]) > 1:
-            rows["series"] = np.array(table.names, object)[part.series]
+            given["series"] = np.array(table.names, object)[part.series]
             grid["series"] = (part.series + 1).astype("int32")
         yield {
-            "serving_default": (rows, {"dates": dates[:, length:], **expected}),
+            "serving_default": (given, {"dates": dates[:, length:], **expected}),
             "from_grid": (grid, {"moments": moments[:, length:], **expected}),
         }
 

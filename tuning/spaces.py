@@ -162,6 +162,44 @@ def transformer(hp) -> dict[str, Any]:
     }
 
 
+def recurrent_forecaster(hp) -> dict[str, Any]:
+    return {
+        "cell": hp.Choice("cell", ["gru", "lstm", "simple_rnn"], default="gru"),
+        "width": hp.Choice("width", [16, 32, 48, 96], default=48),
+        "depth": hp.Int("depth", 1, 3, default=1),
+        **forecasting_ends(hp),
+    }
+
+
+def tcn_forecaster(hp) -> dict[str, Any]:
+    return {
+        "width": hp.Choice("width", [16, 32, 64], default=32),
+        "depth": hp.Int("depth", 2, 6, default=4),
+        "kernel_size": hp.Choice("kernel_size", [2, 3, 5], default=3),
+        **forecasting_ends(hp),
+    }
+
+
+def transformer_forecaster(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [16, 32, 64], default=32)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 4, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
+        **forecasting_ends(hp),
+    }
+
+
+def forecasting_ends(hp) -> dict[str, Any]:
+    """What is around the trunk of every forecaster."""
+    return {
+        "head": hp.Choice("head", ["direct", "autoregressive"], default="direct"),
+        "normalization": hp.Choice("normalization", ["mean", "last", "none"], default="mean"),
+        "dropout": hp.Float("dropout", 0.0, 0.4, default=0.0),
+    }
+
+
 class At:
     """A point of a space, read as `hp` is: a hyperparameter answers its value there, or else its default."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def checked(frame: pd.DataFrame, columns: Columns, date_format: str | None) -> C
         if name is not None and name not in frame:
             there = ", ".join(map(str, frame.columns))
             raise UsageError(f"Expected a column of the data ({there}).{nearest(name, frame)} Received: {name!r}")
-    time = columns.time or next((c for c in frame if holds_dates(frame[c], date_format)), None)
+    dates = [c for c in frame if c != columns.series and holds_dates(frame[c], date_format)]
+    words, years = [c for c in dates if not whole_numbers(frame[c])], [c for c in dates if whole_numbers(frame[c], 4)]
+    time = columns.time or next(iter(words + years), None)
     if time is None:
         raise UsageError(f"Expected a column of dates (--time_column). Received: {', '.join(map(str, frame.columns))}")
     taken = [time, columns.series, *columns.past, *columns.known]
@@ -83,6 +86,14 @@ def holds_dates(cells: pd.Series, date_format: str | None) -> bool:
     return True
 
 
+def whole_numbers(cells: pd.Series, digits: int | None = None) -> bool:
+    """Whether all cells are whole numbers, of so many digits."""
+    text = cells.astype(str).str.strip()
+    return bool(
+        (text.str.fullmatch(r"-?[0-9]+") if digits is None else text.str.fullmatch(rf"[0-9]{{{digits}}}")).all()
+    )
+
+
 def holds_numbers(cells: pd.Series) -> bool:
     found = pd.to_numeric(cells.replace("", None), errors="coerce")
     empty = cells.astype(str).str.strip().str.lower().isin(EMPTY)
@@ -96,14 +107,15 @@ def read_moments(cells: pd.Series, date_format: str | None) -> np.ndarray:
         Failure: a cell is no date; its line is named.
     """
     found = np.empty(len(cells), "int64")
+    seconds = whole_numbers(cells) and not whole_numbers(cells, 4) and not whole_numbers(cells, 8)
     for line, text in enumerate(cells.astype(str).str.strip()):
         try:
             if date_format:
                 stamp = np.datetime64(pd.to_datetime(text, format=date_format).tz_localize(None), "s")
-            elif text.lstrip("-").isdigit() and len(text) != 4:
-                stamp = np.datetime64(int(text), "s") if len(text) != 8 else np.datetime64("NaT")
+            elif seconds:
+                stamp = np.datetime64(int(text), "s")
             else:
-                stamp = np.datetime64(text.removesuffix("Z"), "s") if text[:4].isdigit() else np.datetime64("NaT")
+                stamp = np.datetime64(text.removesuffix("Z") if re.match("[0-9]{4}(-|$)", text) else "NaT", "s")
         except ValueError:
             stamp = np.datetime64("NaT")
         if np.isnat(stamp):
