@@ -15,7 +15,13 @@ from pipelines.config import Failure, UsageError, parse, run_cli
 from pipelines.text_classification import Config
 from pipelines.transforms import text
 
-SMALL = {"limit": 300, "epochs": 2, "batch_size": 20, "model": "gru", "model_args": {"width": 8, "embedding_dim": 8}}
+SMALL = {
+    "limit": 300,
+    "epochs": 2,
+    "batch_size": 20,
+    "model": "text_cnn",
+    "model_args": {"filters": 8, "embedding_dim": 8},
+}
 STRANGE = ["", "the plot is good .", "не по-английски 漢字 🙂", "\x00\x01\ufeff", "good " * 2500, "a\nb\tc"]
 
 
@@ -179,7 +185,7 @@ def cli(capfd, tmp_path):
         (["--vocab_size", "4"], "Expected --vocab_size of at least 5. Received: 4"),
         (["--max_length", "1"], "Expected --max_length of at least 2. Received: 1"),
         (["--token_dropout", "1"], "Expected --token_dropout in [0, 1)"),
-        (["--model_args", "widht=8"], "Did you mean 'width'?"),
+        (["--model", "text_cnn", "--model_args", "filtres=8"], "Did you mean 'filters'?"),
         (["--data_dir", "nowhere.csv"], "Expected --data_dir to be a file"),
     ],
     ids=lambda x: "_".join(x) if isinstance(x, list) else None,
