@@ -1,8 +1,8 @@
 """The layer that every recurrent architecture here is made of: cells stacked, read one way or both ways, with masks.
 
-Each direction holds a layer of Keras, whose weights it has: `keras.layers.SimpleRNN`, `LSTM` or `GRU`, or a
-`NormalizedCell` in `keras.layers.RNN`. Keras runs them, by cuDNN on a GPU; training on a CPU takes the loop of
-`models.layers.recurrence`.
+Each direction is a layer of Keras, whose loop and weights it has (cuDNN's on a GPU): `keras.layers.SimpleRNN`, `LSTM`
+or `GRU`, or a `NormalizedCell` in `keras.layers.RNN`. Tried on a CPU and left out, since training was no faster by it:
+the input multiplied by its kernel for all steps at once, a hand-written gradient, both directions in one loop.
 """
 
 from typing import Any
@@ -11,9 +11,10 @@ import keras
 from keras import ops
 
 from models.layers.classification import check_choice, check_sizes
-from models.layers.recurrence import GATES, STATES, NormalizedCell, recurrence
 from models.layers.regularization import check_rate
 
+GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
+STATES = {"simple_rnn": 1, "lstm": 2, "gru": 1}
 LAYERS = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
@@ -60,12 +61,14 @@ class Recurrent(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.cell, self.width = check_choice("cell", cell, GATES), check_sizes("width", width)[0]
         self.depth, self.bidirectional = check_sizes("depth", depth)[0], bool(bidirectional)
         self.normalization = check_choice("normalization", normalization, ("none", "layer"))
         self.dropout_rate = check_rate("dropout", dropout)
         self.recurrent_dropout_rate = check_rate("recurrent_dropout", recurrent_dropout)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        # Of normalized cells; Keras's own have it.
         self.recurrent_dropout = keras.layers.Dropout(
             recurrent_dropout, name="recurrent_dropout", dtype=self.dtype_policy
         )
@@ -83,7 +86,7 @@ class Recurrent(keras.layers.Layer):
             "name": name,
         }
         if self.normalization == "none":
-            return LAYERS[self.cell](self.width, **shared)
+            return LAYERS[self.cell](self.width, recurrent_dropout=self.recurrent_dropout_rate, **shared)
         return keras.layers.RNN(NormalizedCell(self.cell, self.width, dtype=self.dtype_policy), **shared)
 
     def build(self, input_shape):
@@ -95,22 +98,22 @@ class Recurrent(keras.layers.Layer):
 
     def call(self, x, mask=None, initial_state=None, training=False):
         states = self.zeros(ops.shape(x)[0]) if initial_state is None else initial_state
-        # On a GPU cuDNN is faster than any loop, and it knows no recurrent dropout.
-        own = training and (self.recurrent_dropout_rate or not keras.distribution.list_devices("gpu"))
-        run = self._run_own if own and self.normalization == "none" else self._run_keras
         found = []
         for index, rnns in enumerate(self.rnns):
             if index and self.dropout_rate:
                 x = self.dropout(x, training=training)
-            x, state = run(rnns, x, mask, states[index], training)  # (b, t, d)
+            x, state = self._run(rnns, x, mask, states[index], training)  # (b, t, d)
             found.append(state)
         return x, found
+
+    def compute_mask(self, x, mask=None):
+        """None: masks are handed on by hand."""
 
     def step(self, x, states):
         """One step of a sequence, read one way and without dropout: (b, m) and states to (b, d) and states."""
         found = []
         for (rnn,), (state,) in zip(self.rnns, states):
-            x, state = rnn.cell(x, [*state, *self._keep(x, rnn, False)])
+            x, state = rnn.cell(x, [*state, *self._keep(x, False)])
             found.append([list(state)[: STATES[self.cell]]])
         return x, found
 
@@ -122,57 +125,99 @@ class Recurrent(keras.layers.Layer):
             for rnns in self.rnns
         ]
 
-    def _run_keras(self, rnns, x, mask, states, training):
-        """A layer by Keras's loops: one direction after the other."""
+    def _run(self, rnns, x, mask, states, training):
+        """All directions of a layer: outputs side by side (b, t, d), and last states."""
         outputs, found = [], []
         for rnn, state in zip(rnns, states):
-            out, *state = rnn(x, initial_state=[*state, *self._keep(x, rnn, training)], mask=mask, training=training)
+            out, *state = rnn(x, initial_state=[*state, *self._keep(x, training)], mask=mask, training=training)
             outputs.append(ops.flip(out, axis=1) if rnn.go_backwards else out)
             found.append(state[: STATES[self.cell]])
-        return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1), found
+        return ops.concatenate(outputs, axis=-1), found  # of one, too: the new tensor carries no mask of Keras
 
-    def _keep(self, x, rnn, training):
+    def _keep(self, x, training):
         """The mask of recurrent dropout as the normalized cell takes it, beside its states."""
         if self.normalization == "none":
             return []
         return [self.recurrent_dropout(ops.ones((ops.shape(x)[0], self.width), x.dtype), training=training)]
 
-    def _run_own(self, rnns, x, mask, states, training):
-        """A layer by `recurrence`: both directions at once."""
-        x = ops.transpose(ops.cast(x, self.compute_dtype), (1, 0, 2))  # (t, b, m)
-        cells = [rnn.cell for rnn in rnns]
-        gru = self.cell == "gru"  # its bias holds one of the input and one of the product
-        z = [
-            ops.matmul(x, self._value(cell.kernel)) + self._value(cell.bias[0] if gru else cell.bias) for cell in cells
-        ]
-        z = ops.stack([ops.flip(part, axis=0) if rnn.go_backwards else part for part, rnn in zip(z, rnns)], axis=1)
-        mask = None if mask is None else ops.cast(ops.transpose(mask)[:, :, None], x.dtype)  # (t, b, 1)
-        masks = mask if mask is None else self._both(mask, rnns)  # (t, n, b, 1)
-        keep = None
-        if self.recurrent_dropout_rate:
-            ones = ops.ones((len(rnns), ops.shape(x)[1], self.width), x.dtype)
-            keep = self.recurrent_dropout(ones, training=training)  # (n, b, d)
-        out, last = recurrence(
-            self.cell,
-            z,  # (t, n, b, g)
-            ops.stack([self._value(cell.recurrent_kernel) for cell in cells]),  # (n, d, g)
-            ops.stack([self._value(cell.bias[1:]) for cell in cells]) if gru else None,  # (n, 1, g)
-            [ops.stack(parts) for parts in zip(*states)],  # each (n, b, d)
-            masks,
-            keep,
-        )
-        outputs = [ops.flip(out[:, i], axis=0) if rnn.go_backwards else out[:, i] for i, rnn in enumerate(rnns)]
-        joined = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)  # (t, b, n * d)
-        joined = joined if mask is None else joined * mask
-        return ops.transpose(joined, (1, 0, 2)), [[state[i] for state in last] for i in range(len(rnns))]
-
-    def _both(self, mask, rnns):
-        return ops.stack([ops.flip(mask, axis=0) if rnn.go_backwards else mask for rnn in rnns], axis=1)
-
-    def _value(self, weight):
-        return ops.cast(weight, self.compute_dtype)
-
     def get_config(self):
         names = ("cell", "width", "depth", "bidirectional", "normalization")
         rates = {"dropout": self.dropout_rate, "recurrent_dropout": self.recurrent_dropout_rate}
         return super().get_config() | {name: getattr(self, name) for name in names} | rates
+
+
+@keras.saving.register_keras_serializable("dl_essentials")
+class NormalizedCell(keras.layers.Layer):
+    """One step of a recurrent layer with layer normalization inside, for `keras.layers.RNN`.
+
+    Args:
+        cell: "simple_rnn", "lstm" or "gru".
+        width: d.
+
+    Call arguments:
+        x: (b, m)
+        states: h, and c of an LSTM, each (b, d); and last the mask of recurrent dropout (b, d), which stays as it is.
+
+    Returns:
+        h (b, d), and the new states.
+
+    Reference: Ba et al. 2016, "Layer normalization", eq. 4 for the simple cell, eq. 20 to 22 for the LSTM, and
+        supplementary eq. 26 to 29 for the GRU.
+    """
+
+    def __init__(self, cell: str, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.cell, self.width = cell, width
+        self.state_size, self.output_size = [width] * (STATES[cell] + 1), width
+        norms = {"simple_rnn": ("gates",), "lstm": ("input", "recurrent", "memory")}
+        names = norms.get(cell, ("input_gates", "input_candidate", "recurrent_gates", "recurrent_candidate"))
+        self.norms = {
+            name: keras.layers.LayerNormalization(center=name == "memory", name=f"{name}_norm", dtype=self.dtype_policy)
+            for name in names
+        }
+
+    def build(self, input_shape):
+        units = GATES[self.cell] * self.width
+        self.kernel = self.add_weight(shape=(input_shape[-1], units), initializer="glorot_uniform", name="kernel")
+        self.recurrent_kernel = self.add_weight(
+            shape=(self.width, units), initializer="orthogonal", name="recurrent_kernel"
+        )
+        self.bias = self.add_weight(shape=(units,), initializer="zeros", name="bias")
+        if self.cell == "lstm":  # an open forget gate at first, as in keras.layers.LSTM
+            self.bias.assign(ops.concatenate([ops.zeros(self.width), ops.ones(self.width), ops.zeros(2 * self.width)]))
+        for name, norm in self.norms.items():
+            wide = {
+                "input": units,
+                "recurrent": units,
+                "input_gates": 2 * self.width,
+                "recurrent_gates": 2 * self.width,
+            }
+            norm.build((None, wide.get(name, self.width)))
+
+    def call(self, x, states):
+        *states, keep = states
+        z, product = ops.matmul(x, self.kernel), ops.matmul(states[0] * keep, self.recurrent_kernel)  # (b, g)
+        if self.cell == "simple_rnn":
+            states = [ops.tanh(self.norms["gates"](z + product) + self.bias)]
+        elif self.cell == "lstm":
+            gates = self.norms["input"](z) + self.norms["recurrent"](product) + self.bias
+            i, f, g, o = ops.split(gates, 4, axis=-1)
+            c = ops.sigmoid(f) * states[1] + ops.sigmoid(i) * ops.tanh(g)
+            states = [ops.sigmoid(o) * ops.tanh(self.norms["memory"](c)), c]
+        else:
+            z, product = self._halves(z, "input", self.bias), self._halves(product, "recurrent", None)
+            u, r = ops.split(ops.sigmoid(z[0] + product[0]), 2, axis=-1)
+            g = ops.tanh(z[1] + r * product[1])
+            states = [g + u * (states[0] - g)]
+        return states[0], [*states, keep]
+
+    def _halves(self, x, name, bias):
+        """Gates (b, 2 * d) and candidate (b, d) of a GRU, each normalized."""
+        parts = x[:, : 2 * self.width], x[:, 2 * self.width :]
+        parts = [self.norms[f"{name}_{part}"](value) for part, value in zip(("gates", "candidate"), parts)]
+        if bias is None:
+            return parts
+        return [parts[0] + bias[: 2 * self.width], parts[1] + bias[2 * self.width :]]
+
+    def get_config(self):
+        return super().get_config() | {"cell": self.cell, "width": self.width}

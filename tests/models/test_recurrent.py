@@ -1,9 +1,5 @@
 """Recurrent layers against Keras's and against plain loops; streams; classifiers of texts."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -11,10 +7,8 @@ import tensorflow as tf
 from keras import ops
 
 from models import recurrent
-from models.layers.recurrence import GATES, STATES, NormalizedCell, recurrence
-from models.layers.recurrent import LAYERS, Recurrent
+from models.layers.recurrent import GATES, LAYERS, NormalizedCell, Recurrent
 
-ROOT = Path(__file__).parent.parent.parent
 CELLS = tuple(GATES)
 TINY = {"embedding_dim": 6, "width": 5}
 TEXTS = np.array([[5, 6, 7, 8], [9, 4, 0, 0], [3, 0, 0, 0]], "int32")
@@ -41,30 +35,6 @@ MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
 X = normal(2, 5, 3)
 
 
-def gradients(layer, x, mask, training):
-    """Outputs and states of the layer, and the gradients of a mixture of all of them."""
-    x = tf.constant(x)
-    weights = [weight.value for weight in layer.trainable_weights]
-    start = [[[tf.constant(normal(2, 4, seed=9)) for _ in part] for part in parts] for parts in layer.zeros(2)]
-    with tf.GradientTape() as tape:
-        tape.watch([x, start])
-        out, states = layer(x, mask=mask, initial_state=start, training=training)
-        flat = [out, *keras.tree.flatten(states)]
-        loss = sum(tf.reduce_sum(part * normal(*part.shape, seed=i)) for i, part in enumerate(flat))
-    return flat, tape.gradient(loss, [x, *weights, *keras.tree.flatten(start)])
-
-
-@each
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_own_loop_equals_that_of_keras_forwards_and_backwards(cell, masked):
-    layer = built(cell, depth=2, bidirectional=True)
-    mask = MASK if masked else None
-    (own, own_gradients), (other, other_gradients) = (gradients(layer, X, mask, training) for training in (True, False))
-    for mine, theirs in zip([*own, *own_gradients], [*other, *other_gradients]):
-        assert np.any(theirs)
-        np.testing.assert_allclose(mine, theirs, atol=2e-5)
-
-
 @each
 def test_weights_are_those_of_keras_layers(cell):
     layer = built(cell, bidirectional=True)
@@ -73,48 +43,6 @@ def test_weights_are_those_of_keras_layers(cell):
     peer.set_weights(layer.get_weights())
     for training in (False, True):
         np.testing.assert_allclose(layer(X, training=training)[0], peer(X), atol=1e-5)
-
-
-@each
-def test_a_plain_loop_with_dropped_units_has_the_same_gradient(cell):
-    t, n, b, d, g = 4, 2, 3, 4, 4 * GATES[cell]
-    keep = np.array([[[2, 0, 2, 0]] * b] * n, "float32")
-    given = [normal(t, n, b, g), normal(n, d, g, seed=1), normal(n, 1, g, seed=2) if cell == "gru" else None]
-    states = [normal(n, b, d, seed=3 + i) for i in range(STATES[cell])]
-    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0]], "float32").T[:, None, :, None] * np.ones((1, n, 1, 1))
-    mask = tf.constant(mask, tf.float32)
-
-    def plain(cell, z, kernel, bias, states, mask, keep):
-        outputs = []
-        for step in range(t):
-            a, p = z[step], (states[0] * keep) @ kernel + (0 if bias is None else bias)
-            if cell == "simple_rnn":
-                new = [tf.tanh(a + p)]
-            elif cell == "lstm":
-                i, f, c, o = tf.split(a + p, 4, axis=-1)
-                memory = tf.sigmoid(f) * states[1] + tf.sigmoid(i) * tf.tanh(c)
-                new = [tf.sigmoid(o) * tf.tanh(memory), memory]
-            else:
-                (au, ar, ag), (pu, pr, pg) = tf.split(a, 3, axis=-1), tf.split(p, 3, axis=-1)
-                u = tf.sigmoid(au + pu)
-                new = [u * states[0] + (1 - u) * tf.tanh(ag + tf.sigmoid(ar + pr) * pg)]
-            states = [tf.where(mask[step] > 0, fresh, old) for fresh, old in zip(new, states)]
-            outputs.append(states[0])
-        return tf.stack(outputs), states
-
-    results = []
-    for run in (plain, tf.function(recurrence)):
-        tensors = [None if value is None else tf.constant(value) for value in given]
-        starts = [tf.constant(state) for state in states]
-        with tf.GradientTape() as tape:
-            watched = [tensor for tensor in tensors if tensor is not None] + starts
-            tape.watch(watched)
-            out, last = run(cell, *tensors, starts, mask, tf.constant(keep))
-            flat = [out, *last]
-            loss = sum(tf.reduce_sum(part * normal(*part.shape, seed=i)) for i, part in enumerate(flat))
-        results.append([*flat, *tape.gradient(loss, watched)])
-    for mine, theirs in zip(*results):
-        np.testing.assert_allclose(theirs, mine, atol=2e-5)
 
 
 def test_an_lstm_has_four_matrices_of_gates():
@@ -169,14 +97,11 @@ def test_recurrent_dropout_drops_the_same_units_at_every_step(cell, normalizatio
     """With a rate near 1 no unit is handed on: every step answers as the first."""
     layer = built(cell, normalization=normalization, recurrent_dropout=0.999999)
     x = np.repeat(X[:, :1], 5, axis=1)
-    start = layer.zeros(2)
-    out = np.asarray(layer(x, initial_state=start, training=True)[0])
-    alone = [np.asarray(layer(x[:, :1], initial_state=start)[0][:, 0])]
+    dropped, still = (np.asarray(layer(x, training=training)[0]) for training in (True, False))
+    np.testing.assert_allclose(dropped[:, 0], still[:, 0], atol=1e-5)
+    assert not np.allclose(dropped[:, 1:], still[:, 1:], atol=1e-3)  # noise is for training only
     if cell == "simple_rnn":
-        np.testing.assert_allclose(out, np.repeat(alone[0][:, None], 5, axis=1), atol=1e-5)
-    np.testing.assert_allclose(out[:, 0], alone[0], atol=1e-5)
-    still = np.asarray(layer(x)[0])
-    assert not np.allclose(out[:, 1:], still[:, 1:], atol=1e-3)  # noise is for training only
+        np.testing.assert_allclose(dropped, np.repeat(still[:, :1], 5, axis=1), atol=1e-5)
 
 
 @each
@@ -273,33 +198,9 @@ def test_one_batch_is_learned_by_heart(cell):
     keras.utils.set_random_seed(0)
     model = getattr(recurrent, cell)(12, 3, **TINY, dropout=0.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.05), loss, metrics=["accuracy"])
-    model.fit(TEXTS, np.array([0, 1, 2]), epochs=30, verbose=0)
-    assert model.evaluate(TEXTS, np.array([0, 1, 2]), verbose=0)[1] == 1.0
-
-
-SCRIPT = """
-import sys, keras, numpy as np
-import models.recurrent
-for name in sys.argv[2:]:
-    model = keras.saving.load_model(f"{sys.argv[1]}/{name}.keras")
-    texts, answers = (np.load(f"{sys.argv[1]}/{part}.npy") for part in ("texts", name))
-    assert np.abs(keras.ops.convert_to_numpy(model(texts)) - answers).max() < 1e-5, name
-    model(texts, training=True)
-"""
-
-
-def test_a_fresh_process_loads_the_models(tmp_path):
-    np.save(tmp_path / "texts.npy", TEXTS)
-    for name in CELLS:
-        normalization = "layer" if name == "lstm" else "none"
-        model = classifier(name, normalization=normalization, depth=2, recurrent_dropout=0.2, pooling="max")
-        model.save(tmp_path / f"{name}.keras")
-        np.save(tmp_path / f"{name}.npy", model(TEXTS))
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), *CELLS], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    model.compile(keras.optimizers.Adam(0.1), loss, run_eagerly=True)  # tracing takes longer
+    model.fit(TEXTS, np.array([0, 1, 2]), epochs=8, verbose=0)
+    assert (np.argmax(model(TEXTS), axis=-1) == [0, 1, 2]).all()
 
 
 def test_mixed_precision_answers_in_float32():
