@@ -14,6 +14,7 @@ two cores, beside the translation of the nearest training source. `--data_dir` t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import Failure, TrainingConfig, UsageError, command_line, one_of, option, run_cli
+from pipelines.config import Failure, TrainingConfig, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import report, training
+    from pipelines import supervised, training
     from pipelines import translation_evaluation as evaluation
     from pipelines.datasets import pairs, texts
     from pipelines.transforms import text
@@ -56,7 +57,7 @@ class Config(TrainingConfig):
     target_language: str | None = option(None, "the one to translate to")
     skip_bad: bool = option(False, "leave out pairs with an empty line, naming them, instead of stopping")
     model: str = option("seq2seq", "the architecture")
-    epochs: int = option(10, "passes over the training data")
+    epochs: int = option(5, "passes over the training data")
     batch_size: int = option(64, "pairs per training step")
     learning_rate: float = option(2e-3, "peak learning rate")
     tokenizer: str = option("character", "what a token is", choices=KINDS)
@@ -124,7 +125,6 @@ def load_data(config: Config) -> Data:
         raise Failure(f"Expected training pairs of at most {config.max_length} tokens (--max_length). Received: none")
     spec["left_out"] = len(lengths) - len(short)
     if spec["left_out"]:
-        print(f"left out: {spec['left_out']:,} of {len(lengths):,} training pairs above {config.max_length} tokens")
         parts["train"] = texts.InMemory(texts.taken(parts["train"], short), len(short))
     longest = int(tf.reduce_max(parts["train"].examples["target"].row_lengths())) + 1
     spec["max_target"] = min(config.max_length, longest * 5 // 4 + 1)
@@ -306,9 +306,14 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     return {"from_token_ids": (from_token_ids, {"token_ids": ids}), "score": (score, given)}
 
 
-def predict(model: Any, strings: Any, config: Config, spec: dict[str, Any], batch_size: int = 128) -> dict[str, Any]:
-    """What the served function answers for texts (n,), as arrays; texts of similar length share a batch."""
-    serve = tf.function(serving_fn(model, config, spec)[0], input_signature=[tf.TensorSpec([None], tf.string)])
+def translator(model: Any, config: Config, spec: dict[str, Any]) -> Any:
+    """The served function, compiled."""
+    serve, signature = serving_fn(model, config, spec)
+    return tf.function(serve, input_signature=list(signature.values()))
+
+
+def predict(serve: Any, strings: Any, batch_size: int = 128) -> dict[str, Any]:
+    """What a `translator` answers for texts (n,), as arrays; texts of similar length share a batch."""
     order = np.argsort([len(one) for one in strings], kind="stable")
     parts = [serve(tf.gather(strings, order[i : i + batch_size])) for i in range(0, len(order), batch_size)]
     back = np.argsort(order, kind="stable")
@@ -320,9 +325,9 @@ def strings_of(part: Any, name: str, most: int | None = None) -> list[str]:
     return [one.decode("utf-8", "replace") for one in part.examples[name][:most].numpy()]
 
 
-def translated(model: Any, part: Any, config: Config, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def translated(serve: Any, part: Any) -> list[dict[str, Any]]:
     """A row for each pair of a split: group, source, truth, answers (the n best) and their scores."""
-    found = predict(model, part.examples["source_text"].numpy(), config, spec)
+    found = predict(serve, part.examples["source_text"].numpy())
     columns = [strings_of(part, name) for name in ("group", "source_text", "target_text")]
     best = [[one.decode("utf-8", "replace") for one in row] for row in found["translations"]]
     names = ("group", "source", "truth", "answers", "scores")
@@ -341,8 +346,8 @@ def evaluated(model: Any, data: Data, config: Config) -> tuple[dict[str, Any], l
     `validation` and `test` hold pairs of the same groups; all groups of the test split are in `groups`, apart.
     """
     spec, tokenize = data.spec, config.bleu_tokenizer
-    validation = translated(model, data.validation, config, spec)
-    rows = translated(model, data.test, config, spec)
+    serve = translator(model, config, spec)
+    validation, rows = translated(serve, data.validation), translated(serve, data.test)
     train = (strings_of(data.train, "source_text", evaluation.MOST), strings_of(data.train, "target_text"))
     beside = evaluation.baselines(train, [row["source"] for row in rows])
     alike = np.array([row["group"] in spec["groups"]["validation"] for row in rows])
@@ -369,7 +374,7 @@ def tokens_of(ids: Any, tokenizer: Any) -> list[str]:
 
 
 def first_batch(data: Data, config: Config, path: Path, count: int = 8) -> None:
-    """`first_batch.txt`: the tokens that the model is about to see."""
+    """`plots/first_batch.txt`: the tokens that the model is about to see."""
     inputs, after, _ = next(iter(training_batches(data, config).take(1)))
     source, target = tokenizers(data.spec)
     lines = [f"first training batch: source {inputs['source'].shape}, target {after.shape}", ""]
@@ -407,6 +412,15 @@ def draw_alignments(model: Any, rows: list[dict[str, Any]], spec: dict[str, Any]
     return True
 
 
+def described(spec: dict[str, Any], config: Config) -> str:
+    """What the data are, in a line."""
+    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
+    sizes = " and ".join(f"{state['vocab_size']:,}" for state in spec["tokenizers"])
+    left = f", {spec['left_out']:,} longer pairs left out" if spec["left_out"] else ""
+    pair = " to ".join(spec["languages"])
+    return f"data: {spec['dataset']}: {counts}{left}; {pair}, {sizes} different {config.tokenizer} tokens"
+
+
 def main(config: Config) -> Path:
     """Train, evaluate and report; returns the run folder."""
     config = runs.resumed(TASK, config)
@@ -416,46 +430,27 @@ def main(config: Config) -> Path:
     data = load_data(config)
     spec = data.spec
     model = build_model(config, spec)
-    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
-    sizes = " and ".join(f"{state['vocab_size']:,}" for state in spec["tokenizers"])
-    print(f"data: {spec['dataset']}: {counts}; {' to '.join(spec['languages'])}, {config.tokenizer} tokens: {sizes}")
+    print(described(spec, config))
     print(f"model: {config.model}, {model.count_params():,} parameters")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
-        if config.lr_find:
-            config = with_found_rate(model, data, config, folder)
-        first_batch(data, config, folder / "first_batch.txt")
-        print(f"first batch: {folder / 'first_batch.txt'}")
-        fitted = training.fit(
-            model,
-            lambda step: training_batches(data, config, step),
-            evaluation_batches(data.validation, spec),
-            config,
-            folder,
-            examples=spec["counts"]["train"],
-            monitor=MONITOR,
-            mode="max",
-        )
-        runs.save_model(model, folder / "model.keras")
+        batches = functools.partial(training_batches, data, config)
+        config = supervised.with_found_rate(model, batches, compile_model, config, spec, folder)
+        first_batch(data, config, folder / "plots/first_batch.txt")
+        print(f"first batch: {folder / 'plots/first_batch.txt'}")
+        validation = evaluation_batches(data.validation, spec)
+        fitted = supervised.train(model, batches, validation, config, spec, folder, MONITOR, "max")
         found, rows = evaluated(model, data, config)
-        metrics = {
-            "task": TASK,
-            "objective": OBJECTIVE,
-            **found,
-            "parameters": model.count_params(),
-            **fitted,
-            "peak_memory_mb": runs.peak_memory_mb(),
-            "versions": training.environment(),
-        }
-        report.curves(runs.history(folder), folder / "plots/curves.png", MONITOR, fitted["best_epoch"])
         drawn = draw_alignments(model, rows, spec, folder / "plots/alignments.png")
         evaluation.examples_page(rows, folder / "examples.md")
-        runs.write_json(folder / "metrics.json", metrics)
-        command = f"python -m pipelines.{TASK} {command_line(dataclasses.replace(config, resume=None))}"
-        report.model_card(
+        metrics = supervised.finish(
+            TASK,
+            OBJECTIVE,
+            model,
+            config,
+            spec,
             folder,
-            f"{config.model} on {spec['dataset']}",
-            command.strip(),
+            found | fitted,
             inputs=f"text of at most {spec['max_source']} {config.tokenizer} tokens, its end counted; the rest is cut",
             limits="The figures hold for texts like those of the test split. The model answers any text, also one in "
             "another language or of another kind; its scores compare translations of one text, not of different ones.",
@@ -475,18 +470,6 @@ def main(config: Config) -> Path:
     return folder
 
 
-def with_found_rate(model: Any, data: Data, config: Config, folder: Path) -> Config:
-    """`--lr_find`: sweep, draw, recompile with the suggested rate, and keep it in `config.json`."""
-    chosen, rates, losses = training.find_learning_rate(model, training_batches(data, config), config)
-    report.rate_sweep(rates, losses, chosen, folder / "plots/lr_find.png")
-    print(f"learning rate {chosen:g} (from the sweep in {folder / 'plots/lr_find.png'})")
-    config = dataclasses.replace(config, learning_rate=chosen, lr_find=False)
-    with training.replicas(config):
-        compile_model(model, config, data.spec)
-    runs.write_json(folder / "config.json", runs.to_json(dataclasses.replace(config, resume=None)))
-    return config
-
-
 def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:
     """What clients would send of the test split, and what Keras answers by the road of training.
 
@@ -494,7 +477,7 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     """
     part = encoded(read(config).test.take(limit or -1), spec)
     strings = part.examples["source_text"].numpy()
-    found = predict(model, strings, config, spec)
+    found = predict(translator(model, config, spec), strings)
     ids = text.padded(text.sequences(part.examples["source"], spec["max_source"])).numpy()  # (n, s), of one width
     find = tf.function(lambda ids: search(model, ids, config, spec), reduce_retracing=True)
     for start in range(0, part.count, 128):

@@ -144,8 +144,8 @@ def alignments(pictures: Iterable[tuple[str, Sequence[str], Sequence[str], np.nd
         axis.set_xticks(range(len(sources)), sources, fontsize=8)
         axis.set_yticks(range(len(targets)), targets, fontsize=8)
         axis.set_title(title, fontsize=9)
-        if max(map(len, sources), default=0) > 2:
-            axis.tick_params(axis="x", rotation=90)
+        for label in axis.get_xticklabels():
+            label.set_rotation(90 if len(label.get_text()) > 2 else 0)
     figure.suptitle("attention of each token of the answer (rows) on the source (columns)", fontsize=11)
     figure.tight_layout()
     return report.save(figure, path)
