@@ -131,7 +131,7 @@ def load_data(config: Config) -> Data:
         "cut": int((lengths > config.max_length).sum()),
         "tokenizer": state,
     }
-    return Data(*parts, spec)
+    return Data(parts[0], parts[1], parts[2], spec)
 
 
 def read(config: Config) -> Any:

@@ -213,9 +213,9 @@ def read_files(
         texts, labels = parts[split]
         order = np.random.default_rng(seed).permutation(len(labels))  # any first part is a fair sample
         splits[split] = held(texts[order], labels[order])
-    rows = sum(len(rows) for rows in tables.values())
+    total = sum(len(rows) for rows in tables.values())
     name = data_dir.rstrip("/").rpartition("/")[2]
-    return Texts(**splits, classes=tuple(classes), source=f"{rows} rows of {len(classes)} classes in {name}")
+    return Texts(**splits, classes=tuple(classes), source=f"{total} rows of {len(classes)} classes in {name}")
 
 
 def ordered(labels: Iterable[str]) -> list[str]:
