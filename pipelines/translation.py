@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ with epy.lazy_imports():
     from pipelines import supervised, training
     from pipelines import translation_evaluation as evaluation
     from pipelines.datasets import pairs, texts
-    from pipelines.transforms import text
+    from pipelines.transforms import parallel
+    from pipelines.transforms import text as tokens
 
 TASK = "translation"
 MODELS = {
@@ -90,7 +90,7 @@ def preprocess(strings: Any, tokenizer: Any, spec: dict[str, Any]) -> Any:
     Returns:
         Token ids, int32 (b, s): each text and its end, cut to `max_source` tokens, zeros after it.
     """
-    return text.padded(text.sequences(tokenizer.encode(strings), spec["max_source"]))
+    return tokens.padded(tokens.sequences(tokenizer.encode(strings), spec["max_source"]))
 
 
 def read(config: Config) -> Any:
@@ -109,7 +109,7 @@ def read(config: Config) -> Any:
 def load_data(config: Config) -> Data:
     """The three splits as token ids in memory, and their spec, with the tokenizers learned from the training split."""
     raw = read(config)
-    states = learned(raw.train, config)
+    states = parallel.learned(raw.train, config.tokenizer, config.vocab_size, shared=config.shared_vocabulary)
     own = bool(config.data_dir or config.source_file)
     spec: dict[str, Any] = {
         "dataset": raw.about.partition(": ")[2] if own else raw.about.partition(": ")[0],
@@ -118,8 +118,8 @@ def load_data(config: Config) -> Data:
         "tokenizers": states,
         "max_source": config.max_length,
     }
-    parts = {name: encoded(getattr(raw, name), spec) for name in raw.counts}
-    lengths = token_counts(parts["train"]) + 1  # with the end
+    parts = {name: parallel.encoded(getattr(raw, name), states) for name in raw.counts}
+    lengths = parallel.token_counts(parts["train"]) + 1  # with the end
     short = tf.boolean_mask(tf.range(len(lengths)), lengths <= config.max_length)
     if not len(short):
         raise Failure(f"Expected training pairs of at most {config.max_length} tokens (--max_length). Received: none")
@@ -132,44 +132,6 @@ def load_data(config: Config) -> Data:
     groups = {name: sorted({g.decode() for g in part.examples["group"].numpy()}) for name, part in parts.items()}
     spec["groups"] = {name: groups[name] for name in ("validation", "test")}
     return Data(parts["train"], parts["validation"], parts["test"], spec)
-
-
-def learned(train: Any, config: Config) -> list[dict[str, Any]]:
-    """The states of the two tokenizers, or of the one that both languages share."""
-
-    def strings(*names: str) -> Iterator[str]:
-        for batch in train.batch(1024).as_numpy_iterator():
-            for name in names:
-                yield from (one.decode("utf-8", "replace") for one in batch[name])
-
-    together = [("source", "target")] if config.shared_vocabulary else [("source",), ("target",)]
-    options = {"form": "none", "lower": False}  # a translation is written as the training targets are
-    return [text.train_tokenizer(config.tokenizer, strings(*names), config.vocab_size, **options) for names in together]
-
-
-def tokenizers(spec: dict[str, Any]) -> tuple[Any, Any]:
-    """The tokenizers of source and target; with a shared vocabulary the same one twice."""
-    found = [text.Tokenizer(state) for state in spec["tokenizers"]]
-    return found[0], found[-1]
-
-
-def encoded(part: Any, spec: dict[str, Any]) -> Any:
-    """A split in memory: `source` and `target` as token ids, ragged and without marks, and all strings."""
-    source, target = tokenizers(spec)
-    chunks: dict[str, list[Any]] = {name: [] for name in ("source", "target", "source_text", "target_text", "group")}
-    encode = tf.function(lambda batch: (source.encode(batch["source"]), target.encode(batch["target"])))
-    with tf.device("CPU"):
-        for batch in part.batch(1024):
-            ids = encode(batch)
-            for name, values in zip(chunks, (*ids, batch["source"], batch["target"], batch["group"])):
-                chunks[name].append(values)
-        columns = {name: tf.concat(values, 0) for name, values in chunks.items()}
-    return texts.InMemory(columns, int(columns["group"].shape[0]))
-
-
-def token_counts(part: Any) -> Any:
-    """Tokens of the longer side of each pair, (n,)."""
-    return tf.maximum(part.examples["source"].row_lengths(), part.examples["target"].row_lengths())
 
 
 def arguments(config: Config) -> dict[str, Any]:
@@ -205,41 +167,23 @@ def compile_model(model: Any, config: Config, spec: dict[str, Any]) -> None:
     )
 
 
-def teacher_forcing(batch: dict[str, Any], spec: dict[str, Any], multiple: int = 1) -> tuple[Any, Any, Any]:
-    """What the model is trained on: the source and the target so far, the token that follows, 0 for padding.
-
-    Args:
-        batch: ragged `source` and `target`, without marks.
-        spec: of the data.
-        multiple: of which the padded lengths are multiples.
-
-    Returns:
-        `{"source": (b, s), "target": (b, t)}`, token ids (b, t), weights (b, t).
-    """
-    source = text.padded(text.sequences(batch["source"], spec["max_source"]), multiple)  # (b, s)
-    before = text.sequences(batch["target"], spec["max_target"], start=True, end=False)
-    after = text.padded(text.sequences(batch["target"], spec["max_target"]), multiple)  # (b, t)
-    inputs = {"source": source, "target": text.padded(before, multiple)}
-    return inputs, after, tf.cast(after != text.PAD, tf.float32)
-
-
 def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
     """Endless training batches of pairs of similar length from a global step on, as `teacher_forcing` makes them."""
     ids = {name: data.train.examples[name] for name in ("source", "target")}
     multiple = 8 if config.jit else 1  # XLA compiles for every shape
     return texts.bucketed(
         texts.InMemory(ids, data.train.count),
-        token_counts(data.train).numpy(),
+        parallel.token_counts(data.train).numpy(),
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
-        map_fn=lambda step, batch: teacher_forcing(batch, data.spec, multiple),
+        map_fn=lambda step, batch: parallel.teacher_forcing(batch, data.spec, multiple),
     )
 
 
 def evaluation_batches(part: Any, spec: dict[str, Any], batch_size: int = 128) -> Any:
     """Batches of a split in its own order."""
-    return texts.in_order(part, batch_size=batch_size, map_fn=lambda batch: teacher_forcing(batch, spec))
+    return texts.in_order(part, batch_size=batch_size, map_fn=lambda batch: parallel.teacher_forcing(batch, spec))
 
 
 def search(model: Any, source: Any, config: Config, spec: dict[str, Any]) -> Any:
@@ -259,11 +203,11 @@ def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, d
     An empty text has an empty translation of score 0. Of a text above `max_source` tokens the beginning is translated,
     and `truncated` says so. A place that the search left empty has the score -1e9.
     """
-    source, target = tokenizers(spec)
+    source, target = parallel.tokenizers(spec["tokenizers"])
 
-    def serve(strings):
-        ids = source.encode(strings)
-        found = search(model, text.padded(text.sequences(ids, spec["max_source"])), config, spec)
+    def serve(text):
+        ids = source.encode(text)
+        found = search(model, tokens.padded(tokens.sequences(ids, spec["max_source"])), config, spec)
         flat = tf.reshape(found.token_ids, [-1, spec["max_target"]])  # (b * k, t)
         empty = (ids.row_lengths() == 0)[:, None]  # (b, 1)
         answers = tf.reshape(target.decode(flat), tf.shape(found.scores))  # (b, k)
@@ -287,15 +231,15 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     `from_token_ids`: token ids of sources, each ended by 2 and padded by 0, to those of the translations and scores.
     `score`: a text and a translation of it to the logarithm of its probability, and to how many tokens it has.
     """
-    source, target = tokenizers(spec)
+    source, target = parallel.tokenizers(spec["tokenizers"])
 
     def from_token_ids(token_ids):
         found = search(model, token_ids, config, spec)
         return {"translations": found.token_ids, "scores": found.scores}
 
-    def score(strings, translation):
-        batch = {"source": source.encode(strings), "target": target.encode(translation)}
-        inputs, after, weights = teacher_forcing(batch, spec)
+    def score(text, translation):
+        batch = {"source": source.encode(text), "target": target.encode(translation)}
+        inputs, after, weights = parallel.teacher_forcing(batch, spec)
         logs = tf.nn.log_softmax(tf.cast(model(inputs, training=False), tf.float32))  # (b, t, v)
         logs = tf.gather(logs, after, batch_dims=2) * weights  # (b, t)
         return {"log_probability": tf.reduce_sum(logs, -1), "tokens": tf.reduce_sum(weights, -1)}
@@ -366,28 +310,21 @@ def evaluated(model: Any, data: Data, config: Config) -> tuple[dict[str, Any], l
     return result, rows
 
 
-def tokens_of(ids: Any, tokenizer: Any) -> list[str]:
-    """A label for each token id (t,): what it stands for, `␣` for white space, `end`."""
-    names = [one.decode("utf-8", "replace") for one in tokenizer.decode(tf.reshape(ids, [-1, 1])).numpy()]
-    special = {text.PAD: "", text.START: "start", text.END: "end", text.UNKNOWN: "?"}
-    return [special.get(int(i), "".join("␣" if c.isspace() else c for c in name)) for i, name in zip(ids, names)]
-
-
 def first_batch(data: Data, config: Config, path: Path, count: int = 8) -> None:
     """`plots/first_batch.txt`: the tokens that the model is about to see."""
     inputs, after, _ = next(iter(training_batches(data, config).take(1)))
-    source, target = tokenizers(data.spec)
+    source, target = parallel.tokenizers(data.spec["tokenizers"])
     lines = [f"first training batch: source {inputs['source'].shape}, target {after.shape}", ""]
     for given, wanted in zip(inputs["source"][:count].numpy(), after[:count].numpy()):
         for ids, tokenizer in ((given, source), (wanted, target)):
-            lines.append(" ".join(tokens_of(ids[ids != text.PAD], tokenizer)))
+            lines.append(" ".join(parallel.labels(ids[ids != tokens.PAD], tokenizer)))
         lines.append("")
     path.write_text("\n".join(lines))
 
 
 def draw_alignments(model: Any, rows: list[dict[str, Any]], spec: dict[str, Any], path: Path, count: int = 6) -> bool:
     """`plots/alignments.png`: attention of answers, of each group some; False for a model without attention."""
-    source, target = tokenizers(spec)
+    source, target = parallel.tokenizers(spec["tokenizers"])
     groups = spec["groups"]["test"]
     pictures = []
     for group in groups:
@@ -399,14 +336,14 @@ def draw_alignments(model: Any, rows: list[dict[str, Any]], spec: dict[str, Any]
             given = preprocess([row["source"]], source, spec)  # (1, s)
             ids = target.encode([row["answers"][0]])
             weights = model.alignments(
-                given, text.padded(text.sequences(ids, spec["max_target"], start=True, end=False))
+                given, tokens.padded(tokens.sequences(ids, spec["max_target"], start=True, end=False))
             )
             if weights is None:
                 return False
-            after = text.padded(text.sequences(ids, spec["max_target"]))[0]  # (t,)
+            after = tokens.padded(tokens.sequences(ids, spec["max_target"]))[0]  # (t,)
             right = "" if row["answers"][0] == row["truth"] else f" (truth: {row['truth']})"
             title = f"{group}{': ' * bool(group)}{row['answers'][0][:60]}{right}"
-            labels = tokens_of(given[0].numpy(), source), tokens_of(after.numpy(), target)
+            labels = parallel.labels(given[0].numpy(), source), parallel.labels(after.numpy(), target)
             pictures.append((title, *labels, np.asarray(weights)[0]))
     evaluation.alignments(pictures, path)
     return True
@@ -475,15 +412,15 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
 
     Yields, batch by batch: {signature: ({input: array}, {output: array})}; at most `limit` examples in all.
     """
-    part = encoded(read(config).test.take(limit or -1), spec)
+    part = parallel.encoded(read(config).test.take(limit or -1), spec["tokenizers"])
     strings = part.examples["source_text"].numpy()
     found = predict(translator(model, config, spec), strings)
-    ids = text.padded(text.sequences(part.examples["source"], spec["max_source"])).numpy()  # (n, s), of one width
+    ids = tokens.padded(tokens.sequences(part.examples["source"], spec["max_source"])).numpy()  # (n, s), of one width
     find = tf.function(lambda ids: search(model, ids, config, spec), reduce_retracing=True)
     for start in range(0, part.count, 128):
         here = slice(start, start + 128)
         beams = find(tf.constant(ids[here]))
-        inputs, after, weights = teacher_forcing(
+        inputs, after, weights = parallel.teacher_forcing(
             {name: part.examples[name][here] for name in ("source", "target")}, spec
         )
         logs = keras.ops.log_softmax(model.predict_on_batch(inputs), axis=-1)  # (b, t, v)

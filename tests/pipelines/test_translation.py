@@ -15,6 +15,7 @@ from models.losses import TokenCrossentropy
 from pipelines import runs, translation
 from pipelines import translation_evaluation as evaluation
 from pipelines.config import Failure, run_cli
+from pipelines.transforms import parallel
 from pipelines.translation import Config
 
 SMALL = {
@@ -114,7 +115,7 @@ def test_the_score_of_the_best_answer_is_its_probability_with_the_length_penalty
 
 
 def test_what_the_model_is_told_never_holds_what_it_is_asked(run, data):
-    inputs, after, weights = translation.teacher_forcing(
+    inputs, after, weights = parallel.teacher_forcing(
         {name: data.train.examples[name][:9] for name in ("source", "target")}, run.spec
     )
     before = inputs["target"].numpy()
@@ -170,9 +171,9 @@ def test_baselines_do_what_their_names_say():
 
 
 def test_a_label_stands_for_every_token(run):
-    source, _ = translation.tokenizers(run.spec)
+    source, _ = parallel.tokenizers(run.spec["tokenizers"])
     ids = source.encode(["9 \u202f2"]).values.numpy()
-    assert translation.tokens_of([*ids, END], source) == ["9", "␣", "␣", "2", "end"]
+    assert parallel.labels([*ids, END], source) == ["9", "␣", "␣", "2", "end"]
     assert evaluation.drawable("9. März ␣") and not evaluation.drawable("年")
 
 
@@ -201,7 +202,7 @@ def test_training_pairs_that_are_too_long_are_left_out_and_counted():
     assert 0 < data.spec["left_out"] < 200
     assert data.spec["counts"]["train"] == data.train.count == 200 - data.spec["left_out"]
     assert f"{data.spec['left_out']} longer pairs left out" in translation.described(data.spec, config)
-    assert int(translation.token_counts(data.train).numpy().max()) < 16
+    assert int(parallel.token_counts(data.train).numpy().max()) < 16
     with pytest.raises(Failure, match="at most 3 tokens"):
         translation.load_data(Config(limit=50, max_length=3))
 

@@ -1,0 +1,82 @@
+"""Parallel text as token ids: tokenizers learned from pairs, splits held in memory, and what a decoder is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.datasets.texts import InMemory
+from pipelines.transforms.text import END, PAD, START, UNKNOWN, Tokenizer, padded, sequences, train_tokenizer
+
+
+def learned(train: tf.data.Dataset, kind: str, vocab_size: int, *, shared: bool = False) -> list[dict[str, Any]]:
+    """The states of two tokenizers, or of the one that both languages share.
+
+    Args:
+        train: {"source", "target"}, scalar strings.
+        kind: of `transforms.text.KINDS`.
+        vocab_size: most ids of each.
+        shared: whether one tokenizer learns from both languages.
+    """
+
+    def strings(*names: str) -> Iterator[str]:
+        for batch in train.batch(1024).as_numpy_iterator():
+            for name in names:
+                yield from (one.decode("utf-8", "replace") for one in batch[name])
+
+    together = [("source", "target")] if shared else [("source",), ("target",)]
+    options = {"form": "none", "lower": False}  # a translation is written as the training targets are
+    return [train_tokenizer(kind, strings(*names), vocab_size, **options) for names in together]
+
+
+def tokenizers(states: Sequence[dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of source and target; with a shared vocabulary the same one twice."""
+    found = [Tokenizer(state) for state in states]
+    return found[0], found[-1]
+
+
+def encoded(part: tf.data.Dataset, states: Sequence[dict[str, Any]]) -> InMemory:
+    """A split in memory: `source` and `target` as token ids, ragged and without marks, and all strings."""
+    source, target = tokenizers(states)
+    chunks: dict[str, list[Any]] = {name: [] for name in ("source", "target", "source_text", "target_text", "group")}
+    encode = tf.function(lambda batch: (source.encode(batch["source"]), target.encode(batch["target"])))
+    with tf.device("CPU"):
+        for batch in part.batch(1024):
+            ids = encode(batch)
+            for name, values in zip(chunks, (*ids, batch["source"], batch["target"], batch["group"])):
+                chunks[name].append(values)
+        columns = {name: tf.concat(values, 0) for name, values in chunks.items()}
+    return InMemory(columns, int(columns["group"].shape[0]))
+
+
+def token_counts(part: InMemory) -> tf.Tensor:
+    """Tokens of the longer side of each pair, (n,)."""
+    return tf.maximum(part.examples["source"].row_lengths(), part.examples["target"].row_lengths())
+
+
+def teacher_forcing(batch: dict[str, Any], spec: dict[str, Any], multiple: int = 1) -> tuple[Any, Any, Any]:
+    """What the model is trained on: the source and the target so far, the token that follows, 0 for padding.
+
+    Args:
+        batch: ragged `source` and `target`, without marks.
+        spec: of the data.
+        multiple: of which the padded lengths are multiples.
+
+    Returns:
+        `{"source": (b, s), "target": (b, t)}`, token ids (b, t), weights (b, t).
+    """
+    source = padded(sequences(batch["source"], spec["max_source"]), multiple)  # (b, s)
+    before = sequences(batch["target"], spec["max_target"], start=True, end=False)
+    after = padded(sequences(batch["target"], spec["max_target"]), multiple)  # (b, t)
+    inputs = {"source": source, "target": padded(before, multiple)}
+    return inputs, after, tf.cast(after != PAD, tf.float32)
+
+
+def labels(ids: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """A label for each token id (t,): what it stands for, `␣` for white space, `end`."""
+    names = [one.decode("utf-8", "replace") for one in tokenizer.decode(tf.reshape(ids, [-1, 1])).numpy()]
+    special = {PAD: "", START: "start", END: "end", UNKNOWN: "?"}
+    return [special.get(int(i), "".join("␣" if c.isspace() else c for c in name)) for i, name in zip(ids, names)]
