@@ -70,6 +70,9 @@ class AdditiveAttention(keras.layers.Layer):
         hidden = ops.tanh(self.query_dense(query)[:, :, None] + keys[:, None])  # (b, t, s, units)
         return _read(self, ops.einsum("btsu,u->bts", hidden, self.score), memory, mask)
 
+    def compute_output_shape(self, query_shape, memory_shape):
+        return (*query_shape[:2], memory_shape[-1]), (*query_shape[:2], memory_shape[1])
+
     def get_config(self):
         return super().get_config() | {"units": self.units}
 
@@ -125,6 +128,9 @@ class MultiplicativeAttention(keras.layers.Layer):
         else:
             scores = ops.einsum("btd,bsd->bts", query, keys)
         return _read(self, scores, memory, mask)
+
+    def compute_output_shape(self, query_shape, memory_shape):
+        return (*query_shape[:2], memory_shape[-1]), (*query_shape[:2], memory_shape[1])
 
     def get_config(self):
         return super().get_config() | {"score": self.kind, "units": self.units}

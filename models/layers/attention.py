@@ -122,7 +122,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: bool = True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # a cache keeps its float32; the projections cast what they get
         check_choice("kind", kind, KINDS)
         for name, size in (("window", window), ("block_size", block_size), ("num_heads", num_heads)):
             check_sizes(name, size)
@@ -199,6 +199,17 @@ class MultiHeadAttention(keras.layers.Layer):
         results = (out,) + (weights,) * return_weights + (cache,) * (position is not None)
         return results if len(results) > 1 else out
 
+    def compute_output_spec(self, query, memory=None, *, cache=None, position=None, return_weights=False, **others):
+        if position is not None:
+            known = {"cache": cache, "position": position, "return_weights": return_weights}
+            return super().compute_output_spec(query, memory, **known, **others)
+        out = keras.KerasTensor(query.shape, dtype=self.compute_dtype)
+        if not return_weights:
+            return out
+        batch, times = query.shape[:2]
+        length = cache["key"].shape[2] if cache else (query if memory is None else memory).shape[1]
+        return out, keras.KerasTensor((batch, self.num_heads, times, length), dtype="float32")
+
     def memory_cache(self, memory):
         """Keys and values of a memory (b, s, e), to ask it step by step: (b, m, s, d) each."""
         keys, values = self._keys_and_values(memory)
@@ -208,7 +219,8 @@ class MultiHeadAttention(keras.layers.Layer):
         """What is known before the first of `length` steps: keys and values (b, m, t, d), or their sums ("linear")."""
         heads, width = self.num_kv_heads, self.head_dim
         if self.kind == "linear":
-            return {"sum": ops.zeros((batch, heads, width, width)), "norm": ops.zeros((batch, heads, width))}
+            shapes = {"sum": (batch, heads, width, width), "norm": (batch, heads, width)}
+            return {name: ops.zeros(shape, "float32") for name, shape in shapes.items()}
         return {name: ops.zeros((batch, heads, length, width), self.compute_dtype) for name in ("key", "value")}
 
     def _heads(self, x, count, position):

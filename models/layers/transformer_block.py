@@ -60,7 +60,7 @@ class TransformerBlock(keras.layers.Layer):
         attention: dict[str, Any] | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # a cache keeps its float32
         self.num_heads, self.hidden_dim = (
             check_sizes("num_heads", num_heads)[0],
             check_sizes("hidden_dim", hidden_dim)[0],
@@ -109,6 +109,7 @@ class TransformerBlock(keras.layers.Layer):
         return_weights=False,
         training=None,
     ):
+        x = ops.cast(x, self.compute_dtype)
         y = self._enter(x, "self_attention")
         known = {"memory_mask": padding_mask, "causal": self.causal, "cache": cache, "position": position}
         y = self.self_attention(y, **known, training=training)
@@ -131,6 +132,12 @@ class TransformerBlock(keras.layers.Layer):
         x = self._leave(x, y, "dense", training)
         results = (x,) + (weights,) * return_weights + (cache,) * (position is not None)
         return results if len(results) > 1 else x
+
+    def compute_output_spec(self, x, memory=None, *, position=None, return_weights=False, **others):
+        if position is not None or return_weights:
+            known = {"position": position, "return_weights": return_weights}
+            return super().compute_output_spec(x, memory, **known, **others)
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def _enter(self, x, sublayer):
         """What a sub-layer sees of the shortcut."""

@@ -97,7 +97,7 @@ def test_gradients_reach_every_weight(variant):
     assert [path for path in still if not path.endswith("attention/key/bias")] == []
 
 
-@pytest.mark.parametrize("variant", ["full", "post", "linear", "window"])
+@pytest.mark.parametrize("variant", ["post", "window"])
 def test_one_batch_can_be_learned_by_heart(variant):
     keras.utils.set_random_seed(1)
     made = text_transformer(V, CLASSES, **TINY, **VARIANTS[variant], dropout=0.0)
