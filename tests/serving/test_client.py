@@ -222,6 +222,18 @@ def test_classifiers_show_label_and_top_probability():
     assert summary({"name": "a", "y": np.arange(8.0)}) == {"name": "a", "y": "[0 1 2 3 4 5 …]"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_the_command_line_are_asked_about(server, capsys, kind):
+    words = [*address(server, kind), "--model=half", "--signature=strings", "--json", "--text", "one", "zwei Wörter"]
+    rows = [json.loads(line) for line in run(capsys, *words).splitlines()]
+    assert [(row["name"], row["upper"]) for row in rows] == [("one", "ONE"), ("zwei Wörter", "ZWEI WöRTER")]  # of bytes
+
+
+def test_texts_need_a_signature_of_strings(server, capsys):
+    with pytest.raises(UsageError, match=r"one input of strings for --text. Received: one of x \(DT_FLOAT|float"):
+        run(capsys, *address(server, "rest"), "--model=half", "--text", "one")
+
+
 def test_values_that_do_not_fit_an_input_are_usage_errors():
     assert as_array(["a", b"b"], Tensor("t", BY_NAME["DT_STRING"], (-1,))).tolist() == [b"a", b"b"]
     with pytest.raises(UsageError, match="Expected float values for input 'x'"):
@@ -237,6 +249,7 @@ def test_values_that_do_not_fit_an_input_are_usage_errors():
     [
         (["--model=m", "--rest", "localhost:{port}", "x.bin"], 1, "Expected a model server at localhost:"),
         (["--rest", "localhost:{port}", "x.bin"], 2, "Expected --model NAME. Received: none"),
+        (["--model=m"], 2, "Expected files, folders or --text TEXT. Received: none"),
         (["--modle=m", "x.bin"], 2, "Did you mean '--model'? Received: '--modle=m'"),
         (["--model=m", "--grpc=http://a:1", "x.bin"], 2, "Expected HOST:PORT for --grpc."),
     ],

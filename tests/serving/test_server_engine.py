@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +165,27 @@ def test_cheap_calls_run_on_the_loop_and_costly_ones_in_a_thread(half):
         await manager.close()
 
     asyncio.run(story())
+
+
+def test_a_model_with_operations_of_tensorflow_text_is_loaded_by_a_process_that_did_not_import_it(tmp_path):
+    import tensorflow_text
+
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda text: {"folded": tensorflow_text.case_fold_utf8(text)},
+        input_signature=[tf.TensorSpec([None], tf.string, name="text")],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    program = (
+        "import sys, numpy\nfrom serving.server import engine\nassert 'tensorflow_text' not in sys.modules\n"
+        "for fast in (True, False):\n    run = engine.load(sys.argv[1], fast=fast).signatures['serving_default'].run\n"
+        "    print(run([numpy.array([b'STRASSE'], object)])[0].tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["[b'strasse']"] * 2, done.stderr[-2000:]
