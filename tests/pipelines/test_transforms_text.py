@@ -181,6 +181,9 @@ def test_rare_words_are_unknown_on_request():
     state = text.train_tokenizer("word", ["one two two three three three"], 100, min_count=2)
     assert state["vocabulary"] == ["three", "two"]
     assert Tokenizer(state).encode(["three one"]).to_list() == [[4, UNKNOWN]]
+    nothing = Tokenizer(text.train_tokenizer("word", ["one two"], 100, min_count=2))
+    ids = nothing.encode(["one two"])
+    assert ids.to_list() == [[UNKNOWN, UNKNOWN]] and decoded(nothing.decode(ids)) == [""]
 
 
 def test_another_process_learns_the_same(trained):
