@@ -136,8 +136,9 @@ def read_table(config: Config) -> Any:
     given = rows.Columns(
         config.time_column, config.targets, config.past_covariates, config.known_covariates, config.id_column
     )
+    about: dict[str, Any] = {}
     if config.data_dir is not None:
-        frame, about, source = rows.read_csv(config.data_dir), {}, f"{Path(config.data_dir).name}: your own"
+        frame, source = rows.read_csv(config.data_dir), f"{Path(config.data_dir).name}: your own"
     else:
         frame, about, source = tables.read_named(config.dataset)
     columns = rows.Columns(
@@ -200,7 +201,8 @@ def load_data(config: Config) -> Data:
         "missing": int(np.isnan(table.values[:, :targets]).sum()),
         "span": [str(np.datetime64(int(at), "s"))[:10] for at in (table.moments.min(), table.moments.max())],
     }
-    return Data(*(windows.Windows(table, parts[part]) for part in ("train", "validation", "test")), spec)
+    train, validation, test = (windows.Windows(table, parts[part]) for part in ("train", "validation", "test"))
+    return Data(train, validation, test, spec)
 
 
 def arguments(config: Config) -> dict[str, Any]:

@@ -141,10 +141,10 @@ class TransformerTrunk(keras.layers.Layer):
         self, width: int, depth: int, num_heads: int, hidden_dim: int, attention: str = "full", dropout=0.0, **kwargs
     ):
         super().__init__(**kwargs)
-        self.arguments = {"width": width, "depth": depth, "num_heads": num_heads, "hidden_dim": hidden_dim}
-        for name, size in self.arguments.items():
+        sizes = {"width": width, "depth": depth, "num_heads": num_heads, "hidden_dim": hidden_dim}
+        for name, size in sizes.items():
             check_sizes(name, size)
-        self.arguments |= {"attention": attention, "dropout": check_rate("dropout", dropout)}
+        self.arguments = {**sizes, "attention": attention, "dropout": check_rate("dropout", dropout)}
         if width % (2 * num_heads):
             raise ValueError(f"width must be an even multiple of num_heads. Received: {width} and {num_heads}")
         policy = self.dtype_policy

@@ -32,9 +32,9 @@ def generate(shop: int) -> dict[str, np.ndarray]:
         temperature[t] = 0.9 * temperature[t - 1] + noise[2, t]
     promotion = (random.random(DAYS + 2) < 0.15).astype("float64")
     week = random.normal(0, 4, 7)
-    t = np.arange(-2, DAYS)
-    weekday = (t + 4) % 7  # 2021-01-01 was a Friday
-    trend = 40 + 20 * shop + (0.01 + 0.01 * shop) * t
+    day = np.arange(-2, DAYS)
+    weekday = (day + 4) % 7  # 2021-01-01 was a Friday
+    trend = 40 + 20 * shop + (0.01 + 0.01 * shop) * day
     demand = trend + week[weekday] + PROMOTION_EFFECT * promotion + noise[0]
     demand[1:] += LAG_EFFECT * temperature[:-1]
     returns = 0.5 * noise[1]

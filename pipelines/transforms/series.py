@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 DAY = 86_400
+ERA = 5 * 146_097 * DAY  # 2,000 years of seconds
 HARMONICS = 3
 PATTERNS = (  # a year, a month, a day, an hour and minute, seconds: every one may end the date
     r"[0-9]{4}",
@@ -23,6 +24,12 @@ PATTERNS = (  # a year, a month, a day, an hour and minute, seconds: every one m
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}Z?",
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z?",
 )
+
+
+def floored(values: Any, size: int) -> Any:
+    """values // size of seconds after the year -30, by dividing no number below 0, which ONNX rounds towards 0."""
+    many = -(-ERA // size)
+    return (values + many * size) // size - many
 
 
 def days(year: Any, month: Any, day: Any) -> Any:
@@ -57,8 +64,8 @@ def month_length(year: Any, month: Any) -> Any:
 def position(moments: Any, frequency: dict[str, Any]) -> Any:
     """The number on the grid of each moment, floored."""
     if frequency["unit"] == "seconds":
-        return (moments - frequency["phase"]) // frequency["count"]
-    year, month, _ = civil(moments // DAY)
+        return floored(moments - frequency["phase"], frequency["count"])
+    year, month, _ = civil(floored(moments, DAY))
     return (12 * year + month - 1 - frequency["phase"]) // frequency["count"]
 
 
@@ -108,7 +115,8 @@ def calendar(moments: Any, parts: list[str]) -> Any:
     Returns:
         float32 (b, t, 6 · len(parts))
     """
-    day_number, second = moments // DAY, moments % DAY
+    day_number = floored(moments, DAY)
+    second = moments - day_number * DAY
     year, _, _ = civil(day_number)
     start = days(year, 1, 1)
     length = days(year + 1, 1, 1) - start
@@ -161,7 +169,8 @@ def read_dates(texts: Any) -> tuple[Any, Any]:
 
 def write_dates(moments: Any, frequency: dict[str, Any]) -> Any:
     """ISO 8601 strings of moments: dates where the grid has whole days or months, else with the time."""
-    day_number, second = moments // DAY, moments % DAY
+    day_number = floored(moments, DAY)
+    second = moments - day_number * DAY
 
     def digits(values: Any, width: int) -> Any:
         return tf.strings.as_string(values, width=width, fill="0")
