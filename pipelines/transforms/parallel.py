@@ -11,6 +11,8 @@ import tensorflow as tf
 from pipelines.datasets.texts import InMemory
 from pipelines.transforms.text import END, PAD, START, UNKNOWN, Tokenizer, padded, sequences, train_tokenizer
 
+LEARN_FROM = 100_000  # pairs at most that tokenizers learn from; the sources of pairs shuffle before
+
 
 def learned(train: tf.data.Dataset, kind: str, vocab_size: int, *, shared: bool = False) -> list[dict[str, Any]]:
     """The states of two tokenizers, or of the one that both languages share.
@@ -23,7 +25,7 @@ def learned(train: tf.data.Dataset, kind: str, vocab_size: int, *, shared: bool 
     """
 
     def strings(*names: str) -> Iterator[str]:
-        for batch in train.batch(1024).as_numpy_iterator():
+        for batch in train.take(LEARN_FROM).batch(1024).as_numpy_iterator():
             for name in names:
                 yield from (one.decode("utf-8", "replace") for one in batch[name])
 
