@@ -136,6 +136,33 @@ def vit(hp) -> dict[str, Any]:
     }
 
 
+def simple_rnn(hp) -> dict[str, Any]:
+    return {
+        "embedding_dim": hp.Choice("embedding_dim", [32, 64, 128], default=64),
+        "width": hp.Choice("width", [32, 64, 128], default=64),
+        "depth": hp.Int("depth", 1, 3, default=1),
+        "bidirectional": hp.Boolean("bidirectional", default=True),
+        "pooling": hp.Choice("pooling", ["last", "mean", "max"], default="last"),
+        "normalization": hp.Choice("normalization", ["none", "layer"], default="none"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.3),
+        "recurrent_dropout": hp.Float("recurrent_dropout", 0.0, 0.4, default=0.0),
+    }
+
+
+lstm = gru = simple_rnn
+
+
+def text_cnn(hp) -> dict[str, Any]:
+    smallest = hp.Int("smallest_kernel", 1, 4, default=3)
+    return {
+        "embedding_dim": hp.Choice("embedding_dim", [32, 64, 128, 300], default=64),
+        "kernel_sizes": tuple(range(smallest, smallest + hp.Int("kernels", 1, 4, default=3))),
+        "filters": hp.Choice("filters", [50, 100, 200], default=100),
+        "max_norm": hp.Choice("max_norm", [0.0, 3.0], default=0.0) or None,
+        "dropout": hp.Float("dropout", 0.0, 0.7, default=0.5),
+    }
+
+
 def text_transformer(hp) -> dict[str, Any]:
     width = hp.Choice("width", [32, 64, 128, 256], default=64)
     return {
@@ -146,6 +173,18 @@ def text_transformer(hp) -> dict[str, Any]:
         "positions": hp.Choice("positions", ["sinusoidal", "rotary", "learned"], default="sinusoidal"),
         "normalization": hp.Choice("normalization", ["post", "pre"], default="pre"),
         "dropout": hp.Float("dropout", 0.0, 0.5, default=0.1),
+    }
+
+
+def seq2seq(hp) -> dict[str, Any]:
+    return {
+        "cell": hp.Choice("cell", ["gru", "lstm", "simple_rnn"], default="gru"),
+        "width": hp.Choice("width", [64, 128, 256], default=128),
+        "embedding_dim": hp.Choice("embedding_dim", [32, 64, 128], default=64),
+        "depth": hp.Int("depth", 1, 3, default=1),
+        "attention": hp.Choice("attention", ["additive", "dot", "general", "concat", "none"], default="additive"),
+        "dropout": hp.Float("dropout", 0.0, 0.4, default=0.1),
+        "scheduled_sampling": hp.Choice("scheduled_sampling", [0.0, 0.1, 0.25], default=0.0),
     }
 
 
