@@ -83,17 +83,18 @@ def reader(*, width: int = 64, depth: int = 2, num_heads: int = 2, **attention: 
 
 
 def trained(attention: dict[str, Any], lengths: list[int], *, steps: int, tokens: int, seed: int = 0) -> Any:
-    """A reader, trained `steps` steps at each length, with batches of about `tokens` tokens."""
+    """A reader, trained `steps` steps at each length, in batches of about `tokens` tokens, four sequences at least."""
     import keras
 
     keras.utils.set_random_seed(seed)
     generator = np.random.default_rng(seed)
     model = reader(**attention)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, steps * len(lengths), alpha=0.01)
+    model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss, jit_compile=False)  # one graph for all lengths
     for length in lengths:
         for _ in range(steps):
-            model.train_on_batch(*haystacks(generator, max(8, tokens // length), length))
+            model.train_on_batch(*haystacks(generator, max(4, tokens // length), length))
     return model
 
 
@@ -115,8 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens that are tested")
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS), help="which attention")
-    parser.add_argument("--steps", type=int, default=150, help="of training at each length (default 150)")
-    parser.add_argument("--tokens", type=int, default=8192, help="in a batch (default 8,192)")
+    parser.add_argument("--steps", type=int, default=100, help="of training at each length (default 100)")
+    parser.add_argument("--tokens", type=int, default=4096, help="in a batch (default 4,096)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON file goes")
     flags = parser.parse_args()

@@ -36,7 +36,7 @@ class Translator(nn.Module):
         self.dropout, self.scale, self.heads = nn.Dropout(dropout), math.sqrt(width), heads
         self.body = nn.Transformer(width, heads, depth, depth, hidden, dropout, batch_first=True)
         self.body.encoder.norm = self.body.decoder.norm = None  # post-norm blocks end with a norm of their own
-        self.body.encoder.enable_nested_tensor = False
+        self.body.encoder.use_nested_tensor = False
         for layer in (*self.body.encoder.layers, *self.body.decoder.layers):
             layer.dropout = nn.Identity()  # not of the hidden layer
             layer.self_attn.dropout = 0.0  # nor of the weights

@@ -156,7 +156,7 @@ def fitting(model: Any, case: Case) -> Callable[[float], float]:
         steps, spent = 2, 0.0
         while True:
             begun = time.perf_counter()
-            model.fit(data, steps_per_epoch=steps, verbose=0)
+            model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0)
             spent = time.perf_counter() - begun
             if spent >= seconds:
                 return spent / steps

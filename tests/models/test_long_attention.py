@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import needle
 from models.layers import long_attention
 from models.layers.long_attention import (
     block_sparse_attention,
@@ -397,3 +398,33 @@ def test_answers_and_gradients_are_the_same_on_other_backends(backend):
         answer = np.asarray(call(*tensors()))
         for theirs, ours in zip(found[name], [answer, *gradients(call, tensors(), 2 * answer)], strict=True):
             np.testing.assert_allclose(theirs, ours, atol=1e-4, err_msg=name)
+
+
+def test_a_needle_is_one_token_with_the_asked_key_and_it_lies_where_it_was_wanted():
+    tokens, values = needle.haystacks(np.random.default_rng(0), 200, 40, (0.5, 0.75))
+    asked = tokens[:, 0] - needle.NUM_KEYS * needle.NUM_VALUES
+    assert (asked >= 0).all() and (tokens[:, 1:] < needle.NUM_KEYS * needle.NUM_VALUES).all()
+    rows, places = np.nonzero(tokens[:, 1:] // needle.NUM_VALUES == asked[:, None])
+    assert rows.tolist() == list(range(200))
+    assert (tokens[rows, 1 + places] % needle.NUM_VALUES == values).all()
+    assert places.min() >= 19 and places.max() < 30
+
+
+def test_a_needle_is_found_through_a_global_token():
+    """Blocks of four: the question reaches no other way beyond the eighth token of 24."""
+    attention = {"kind": "block_sparse", "block_size": 4, "window_blocks": 1, "num_global": 1}
+    model = needle.trained(attention, [8, 24], steps=100, tokens=768)
+    assert needle.accuracy(model, 24, (0.5, 1.0)) > 0.7  # guessing: 0.125
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", needle.KINDS)
+def test_a_needle_is_found_at_any_depth_of_a_long_haystack_if_the_attention_reaches_it(kind):
+    length = 512
+    model = needle.trained(needle.KINDS[kind], needle.doubling(length), steps=100, tokens=4096)
+    reach = (needle.WINDOW - 1) / (length - 1)
+    if kind == "window":
+        assert needle.accuracy(model, length, (0.0, reach)) >= 0.8
+        assert needle.accuracy(model, length, (2 * reach, 1.0)) <= 0.3  # guessing: 0.125
+    else:
+        assert min(needle.accuracy(model, length, (part / 4, (part + 1) / 4)) for part in range(4)) >= 0.9
