@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +268,8 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def by_length(case: Case, lengths: list[int], turns: int, seconds: float) -> dict[str, dict[int, float]]:
-    """Milliseconds of a generated token, of a whole batch, against the length that is generated."""
+    """Milliseconds of a generated token of one text, against the length that is generated."""
+    case = replace(case, batch=1)
     found: dict[str, dict[int, float]] = {}
     for name, changes in {"full": {}, "window": {"attention": "window", "window": WINDOW}}.items():
         model = ours(case, **changes)
@@ -310,7 +311,7 @@ def main() -> None:
     for case in CASES:
         content[case.name] = {"vocabulary": case.vocabulary, **case.sizes, "batch": case.batch, "tokens": case.length}
     for name, times in costs.items():
-        text = f"ms per token of a batch of {CASES[0].batch}, {name} attention"
+        text = f"ms per token of one text, {name} attention" + (f" of {WINDOW}" if name == "window" else "")
         content[text] = {f"{length} tokens": ms for length, ms in times.items()}
     content[f"largest cost up to a window of {WINDOW}, against the shortest length"] = ratio
     flags.out.parent.mkdir(parents=True, exist_ok=True)
