@@ -162,7 +162,7 @@ def draw(found: dict[tuple[str, str], dict[int, dict[str, float]]], path: Path) 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
     for place, which in enumerate(PASSES):
         for axis, (measure, title) in zip(axes[place], {"ms": "milliseconds", "MiB": "peak memory in MiB"}.items()):
             for color, kind in enumerate(KINDS):
@@ -180,7 +180,7 @@ def draw(found: dict[tuple[str, str], dict[int, dict[str, float]]], path: Path) 
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
         axis.set_xlabel("tokens")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=70)
     plt.close(figure)
 
 
