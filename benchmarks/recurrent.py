@@ -47,7 +47,7 @@ class Case:
     length: int
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("embedding_dim", "width")}
 
     @property

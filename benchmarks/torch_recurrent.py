@@ -70,10 +70,10 @@ class Translator(nn.Module):
 
     def generate(self, source: torch.Tensor, length: int) -> torch.Tensor:
         """Token ids (b, length), greedily; nothing ends early."""
-        *memory, state = self.read(source)
+        memory, keys, padding, state = self.read(source)
         tokens, found = source.new_full((len(source), 1), START), []
         for _ in range(length):
-            logits, state = self.write(tokens, *memory, state)
+            logits, state = self.write(tokens, memory, keys, padding, state)
             tokens = logits.argmax(-1)  # (b, 1)
             found.append(tokens)
         return torch.cat(found, dim=1)
@@ -93,8 +93,8 @@ class Worker:
     """One model and its optimizer, on one batch."""
 
     def __init__(self, flags: argparse.Namespace):
-        kind = {"classifier": Classifier, "translator": Translator}[flags.model]
-        self.model = kind(flags.cell, flags.vocabulary, flags.embedding_dim, flags.width)
+        kind: Any = {"classifier": Classifier, "translator": Translator}[flags.model]
+        self.model: nn.Module = kind(flags.cell, flags.vocabulary, flags.embedding_dim, flags.width)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-4)
         draws = [torch.randint(4, flags.vocabulary, (flags.batch, flags.length)) for _ in range(3)]
         self.inputs = draws[:1] if flags.model == "classifier" else draws[:2]

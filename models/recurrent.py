@@ -36,7 +36,11 @@ class SequencePooling(keras.layers.Layer):
 
     def __init__(self, kind: str = "last", **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True  # the mask is an input
         self.kind = check_choice("pooling", kind, POOLINGS)
+
+    def compute_mask(self, *inputs, **masks):
+        """None: what comes out has no time."""
 
     def call(self, x, states, mask):
         if self.kind == "last":

@@ -213,8 +213,8 @@ class NormalizedCell(keras.layers.Layer):
 
     def _halves(self, x, name, bias):
         """Gates (b, 2 * d) and candidate (b, d) of a GRU, each normalized."""
-        parts = x[:, : 2 * self.width], x[:, 2 * self.width :]
-        parts = [self.norms[f"{name}_{part}"](value) for part, value in zip(("gates", "candidate"), parts)]
+        halves = x[:, : 2 * self.width], x[:, 2 * self.width :]
+        parts = [self.norms[f"{name}_{part}"](value) for part, value in zip(("gates", "candidate"), halves)]
         if bias is None:
             return parts
         return [parts[0] + bias[: 2 * self.width], parts[1] + bias[2 * self.width :]]
