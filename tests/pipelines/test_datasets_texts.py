@@ -123,17 +123,18 @@ def test_a_python_without_its_source_is_told(tmp_path, monkeypatch):
         texts.load("tiny_snippets")
 
 
-def test_the_seed_moves_validation_and_never_test():
-    first, again, other = (texts.load("tiny_reviews", seed=seed) for seed in (0, 0, 1))
-    assert pairs(first.validation) == pairs(again.validation) != pairs(other.validation)
-    assert pairs(first.test) == pairs(other.test)
+def test_the_seed_moves_validation_and_never_test(reviews):
+    again, other = (texts.load("tiny_reviews", seed=seed) for seed in (0, 1))
+    assert pairs(reviews.validation) == pairs(again.validation) != pairs(other.validation)
+    assert pairs(reviews.test) == pairs(other.test)
 
 
-def test_limit_cuts_train_exactly_and_the_rest_in_proportion():
+def test_limit_cuts_train_exactly_and_the_rest_in_proportion(reviews):
     found = texts.load("tiny_reviews", limit=900)
     assert found.counts == {"train": 900, "validation": 100, "test": 200}
     assert all(len(pairs(getattr(found, split))) == count for split, count in found.counts.items())
-    assert texts.load("tiny_reviews", limit=10).counts == {"train": 10, "validation": 32, "test": 32}
+    assert reviews.limited(10).counts == {"train": 10, "validation": 32, "test": 32}
+    assert reviews.limited(10**6) is reviews
 
 
 # The catalogue.

@@ -29,11 +29,12 @@ def test_every_architecture_beats_tfidf_on_reviews_by_far_more_than_five_points(
     assert max(seconds) < 90
 
 
-PROMISES = {"simple_rnn": 0.9, "lstm": 0.97, "gru": 0.97, "text_cnn": 0.7, "text_transformer": 0.9}
+PROMISES = {"simple_rnn": 0.95, "lstm": 0.97, "gru": 0.97, "text_cnn": 0.95, "text_transformer": 0.75}
 
 
-def test_on_snippets_tfidf_is_as_good_or_better_as_the_page_says(tmp_path):
+def test_on_snippets_a_network_comes_near_tfidf_which_is_hard_to_beat_there(tmp_path):
     config = text_classification.Config(dataset="tiny_snippets", model="text_cnn", epochs=8, out=str(tmp_path))
     metrics = json.loads((text_classification.main(config) / "metrics.json").read_text())
     print(metrics["test"], metrics["baseline"])
-    assert metrics["test"]["accuracy"] > metrics["baseline"]["majority_accuracy"] + 0.4
+    assert metrics["test"]["accuracy"] >= 0.78
+    assert metrics["test"]["accuracy"] >= metrics["baseline"]["accuracy"] - 0.06

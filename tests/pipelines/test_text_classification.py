@@ -21,6 +21,8 @@ SMALL = {
     "batch_size": 20,
     "model": "text_cnn",
     "model_args": {"filters": 8, "embedding_dim": 8},
+    "token_dropout": 0.1,
+    "steps_per_execution": 5,
 }
 STRANGE = ["", "the plot is good .", "не по-английски 漢字 🙂", "\x00\x01\ufeff", "good " * 2500, "a\nb\tc"]
 
@@ -106,14 +108,14 @@ def test_longer_texts_are_cut_where_the_run_says(run):
 
 @pytest.mark.parametrize("kind", text.KINDS)
 def test_every_tokenizer_reaches_the_model(kind):
-    config = Config(limit=200, tokenizer=kind, vocab_size=400, **{k: SMALL[k] for k in ("model", "model_args")})
+    config = Config(**SMALL | {"tokenizer": kind, "vocab_size": 400})
     data = text_classification.load_data(config)
     assert data.spec["tokenizer"]["kind"] == kind and data.spec["tokenizer"]["vocab_size"] <= 400
     ids, labels = next(iter(text_classification.training_batches(data, config)))
-    assert ids.shape == (64, ids.shape[1]) and ids.shape[1] % 8 == 0 and labels.shape == (64, 2)
+    assert ids.shape == (20, ids.shape[1]) and ids.shape[1] % 8 == 0 and labels.shape == (20, 2)
     assert int(tf.reduce_max(ids)) < data.spec["tokenizer"]["vocab_size"]
     model = text_classification.build_model(config, data.spec)
-    assert model(ids).shape == (64, 2)
+    assert model(ids).shape == (20, 2)
 
 
 def test_a_run_stopped_within_an_epoch_is_continued_within_it(run, tmp_path, monkeypatch):
@@ -129,17 +131,15 @@ def test_a_run_stopped_within_an_epoch_is_continued_within_it(run, tmp_path, mon
             self.wait()
             raise Stop
 
-    flags = SMALL | {"steps_per_execution": 5, "token_dropout": 0.1, "out": str(tmp_path)}
-    whole = text_classification.main(Config(**flags))
     monkeypatch.setattr(checkpoints.ExactResume, "on_train_batch_end", stop_at_step_20)
     with pytest.raises(Stop):
-        text_classification.main(Config(**flags))
+        text_classification.main(Config(**SMALL, out=str(tmp_path)))
     monkeypatch.undo()
-    (folder,) = (path for path in runs.find(tmp_path) if path != whole)
+    (folder,) = runs.find(tmp_path)
     text_classification.main(Config(resume=str(folder)))
-    for a, b in zip(runs.load(whole).model.get_weights(), runs.load(folder).model.get_weights(), strict=True):
+    for a, b in zip(run.model.get_weights(), runs.load(folder).model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    read = [json.loads((path / "metrics.json").read_text())["test"] for path in (whole, folder)]
+    read = [json.loads((path / "metrics.json").read_text())["test"] for path in (run.folder, folder)]
     assert read[0] == read[1]
 
 
