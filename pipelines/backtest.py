@@ -27,11 +27,14 @@ MOST = 300  # forecasts of a classical model in one split
 def seasonal_scale(values: np.ndarray, season: int) -> float:
     """Mean absolute error of the seasonal naive forecast, one season ahead, within a series; NaN are left out.
 
+    Where that is 0 or unknown, the deviation of the series; where that is 0, too, 1.
+
     Reference: Hyndman and Koehler 2006, "Another look at measures of forecast accuracy", section 2.5.
     """
     error = np.abs(values[season:] - values[:-season])
     found = float(np.nanmean(error)) if np.isfinite(error).any() else 0.0
-    return found if found > 0 else float(np.nanstd(values)) or 1.0
+    spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
+    return found or spread or 1.0
 
 
 def measures(truth: np.ndarray, quantiles: np.ndarray, levels: Sequence[float], scales: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,9 @@
     python -m pipelines.forecasting --data_dir sales.csv --time_column day --id_column shop --targets sold
 
 Without a flag it forecasts `tiny_co2`, 526 months of real measurements, a year ahead. Every month of the test split is
-an origin of a forecast, for the model as for the seasonal naive forecast, ETS and ARIMA.
+an origin of a forecast, for the model as for the seasonal naive forecast, ETS and ARIMA: a scaled error (MASE) of at
+most half of the seasonal naive forecast's and below that of ETS (mean of three seeds; ARIMA is better still), in under
+90 seconds on two cores.
 """
 
 from __future__ import annotations

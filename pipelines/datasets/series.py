@@ -137,7 +137,8 @@ def read_frame(
     numbers = np.stack([read_numbers(frame[name]) for name in wanted], 1)  # (rows, c + k)
     ids = frame[columns.series].astype(str).to_numpy() if columns.series else np.full(len(frame), "")
     names = tuple(dict.fromkeys(ids.tolist()))
-    rows = [in_order(np.flatnonzero(ids == name), moments, name, sort) for name in names]
+    found = pd.Series(ids).groupby(ids).indices
+    rows = [in_order(found[name], moments, name, sort) for name in names]
     grid = find_frequency([moments[part] for part in rows], frequency)
     values, times = zip(*(placed(moments[part], numbers[part], grid) for part in rows))
     split_at = len(columns.targets) + len(columns.past)
