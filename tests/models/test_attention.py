@@ -261,8 +261,7 @@ def test_grouped_queries_are_heads_with_equal_keys():
 
 
 @each_kind
-@pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize(("rotary", "num_kv_heads"), [(False, 4), (True, 2)])
 def test_step_by_step_with_a_cache_equals_all_at_once(kind, rotary, num_kv_heads):
     ours = randomized(layer(kind=kind, rotary=rotary, num_kv_heads=num_kv_heads, **SMALL))
     x = random(B, 9, WIDTH)

@@ -21,7 +21,7 @@ from models.text_transformer import text_transformer
 from models.transformer import SIZES, Transformer, transformer
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = {"width": 16, "depth": 2, "num_heads": 4, "hidden_dim": 24}
+TINY = {"width": 16, "depth": 1, "num_heads": 4, "hidden_dim": 24}
 SMALL = {"window": 3, "block_size": 2, "window_blocks": 1, "num_global": 1}
 V = 13
 VARIANTS = {
@@ -31,6 +31,7 @@ VARIANTS = {
     "shared": {"positions": "none", "shared_embeddings": True, "num_kv_heads": 1, "activation": "gelu"},
 }
 each = pytest.mark.parametrize("variant", VARIANTS)
+some = pytest.mark.parametrize("variant", ["full", "pre", "learned", "shared"])
 
 
 @cache
@@ -76,17 +77,13 @@ def test_the_base_of_the_paper_has_63_million_parameters():
 
 
 @each
-def test_logits_are_float32_and_finite(variant):
-    logits = model(variant)(pairs())
-    assert logits.shape == (3, 7, V) and logits.dtype == "float32" and np.isfinite(logits).all()
-
-
-@each
 def test_the_future_of_the_target_does_not_change_its_past(variant):
     inputs = pairs(target=9)
     changed = inputs | {"target": inputs["target"].copy()}
     changed["target"][:, 5:] = 4 + (changed["target"][:, 5:] + 1) % (V - 4)
-    before, after = np.asarray(model(variant)(inputs)), np.asarray(model(variant)(changed))
+    logits = model(variant)(inputs)
+    assert logits.shape == (3, 9, V) and logits.dtype == "float32" and np.isfinite(logits).all()
+    before, after = np.asarray(logits), np.asarray(model(variant)(changed))
     np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-5)
     assert np.abs(before[:, 5] - after[:, 5]).max() > 1e-3
 
@@ -99,7 +96,7 @@ def test_padding_of_source_and_target_does_not_change_answers(variant):
     np.testing.assert_allclose(before, after[:, :5], atol=1e-4)
 
 
-@each
+@some
 def test_answers_depend_on_every_source_token_and_on_the_order(variant):
     inputs = pairs(count=1, target=4)
     inputs["source"][0, 4:] = 4, 5
@@ -131,7 +128,7 @@ def log_probabilities(made, source, token_ids):
     return np.asarray(ops.log_softmax(logits))
 
 
-@pytest.mark.parametrize("variant", ["full", "pre", "linear", "window"])
+@pytest.mark.parametrize("variant", ["pre", "linear"])
 def test_greedy_search_finds_what_the_whole_decoder_finds(variant):
     made, source, target = model(variant), pairs(source=5)["source"], np.full((3, 1), START, "int32")
     for place in range(6):
@@ -178,17 +175,18 @@ def test_alignments_and_maps_are_told_by_name():
     made, inputs = model("full"), pairs()
     maps = attention_maps(made, inputs)
     assert set(maps) == {
-        *(f"encoder{i}_self_attention" for i in (1, 2)),
-        *(f"decoder{i}_{of}_attention" for i in (1, 2) for of in ("self", "memory")),
+        "encoder1_self_attention",
+        "decoder1_self_attention",
+        "decoder1_memory_attention",
     }
-    assert maps["decoder2_memory_attention"].shape == (3, 4, 7, 6)
+    assert maps["decoder1_memory_attention"].shape == (3, 4, 7, 6)
     alignments = made.alignments(**inputs)
-    np.testing.assert_allclose(alignments, np.mean(maps["decoder2_memory_attention"], axis=1), atol=1e-5)
+    np.testing.assert_allclose(alignments, np.mean(maps["decoder1_memory_attention"], axis=1), atol=1e-5)
     np.testing.assert_allclose(np.sum(alignments, -1), 1.0, atol=1e-5)
     assert not np.asarray(alignments)[0, :, 4:].any(), "nobody looks at padding"
 
 
-@each
+@some
 def test_gradients_reach_every_weight(variant):
     import tensorflow as tf
 
@@ -205,7 +203,7 @@ def test_gradients_reach_every_weight(variant):
 def test_one_batch_can_be_learned_by_heart():
     """To say a sequence backwards, and to end."""
     keras.utils.set_random_seed(1)
-    made = transformer(V, V, **(TINY | {"depth": 1, "width": 32}), dropout=0.0)
+    made = transformer(V, V, **(TINY | {"width": 32}), dropout=0.0)
     source = pairs(count=6, source=5)["source"]
     answer = np.pad(source[:, ::-1], ((0, 0), (0, 1)), constant_values=END)
     answer = np.where(answer == PAD, 4, answer)
@@ -303,8 +301,8 @@ print(json.dumps([keras.backend.backend(), keras.ops.convert_to_numpy(found.toke
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", *(name for name in ("jax", "torch") if find_spec(name))])
-def test_a_fresh_process_loads_and_answers_alike_on_every_backend(backend, tmp_path):
+@pytest.mark.parametrize("backend", [name for name in ("jax", "torch") if find_spec(name)])
+def test_another_backend_loads_answers_and_generates_alike(backend, tmp_path):
     for name, token_ids in pairs().items():
         np.save(tmp_path / f"{name}.npy", token_ids)
     classifier = text_transformer(V, 3, width=16, depth=1, attention="block_sparse", block_size=2)
