@@ -237,8 +237,8 @@ def spaces() -> str:
     tree = ast.parse((ROOT / "tuning/spaces.py").read_text())
     rows = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and [argument.arg for argument in node.args.args] == ["hp"]:
-            calls = [one for one in ast.walk(node) if isinstance(one, ast.Call) and is_draw(one)]
+        calls = [one for one in ast.walk(node) if isinstance(one, ast.Call) and is_draw(one)]
+        if isinstance(node, ast.FunctionDef) and calls:
             calls.sort(key=lambda one: (one.lineno, one.col_offset))
             rows.append([f"`{node.name}`", ", ".join(drawn(one) for one in calls)])
     return table(["function", "hyperparameters"], rows)

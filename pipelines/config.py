@@ -114,11 +114,9 @@ class TrainingConfig(BaseConfig):
     warmup: float = option(0.05, "share of the steps in which the rate rises from 0")
     momentum: float = option(0.9, "of sgd with momentum or nesterov, and of rmsprop")
     weight_decay: float = option(0.0, "decoupled weight decay; normalization and biases are left out")
-    label_smoothing: float = option(0.0, "share of the label that is spread over all classes")
     clip_norm: float | None = option(None, "clip the global norm of the gradients")
     ema: float = option(0.0, "momentum of the running average of the weights that is evaluated and saved; 0: none")
     patience: int | None = option(None, "stop early after this many epochs without a better validation result")
-    class_weights: str = option("none", "weight of a class in the loss", choices=("none", "balanced"))
     lr_find: bool = option(False, "sweep the learning rate first, draw it, and train with the rate it suggests")
     jit: bool = option(False, "compile the training step with XLA")
     steps_per_execution: int | None = option(None, "training steps per call; default: up to 32 that divide an epoch")
@@ -127,7 +125,25 @@ class TrainingConfig(BaseConfig):
         super().__post_init__()
         self.at_least(1, "patience", "steps_per_execution")
         self.at_least(0, "weight_decay", "clip_norm")
-        self.within(0, 1, "warmup", "momentum", "label_smoothing", "ema")
+        self.within(0, 1, "warmup", "momentum", "ema")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(TrainingConfig):
+    """The flags of tasks whose loss compares distributions over classes or tokens."""
+
+    label_smoothing: float = option(0.0, "share of the label that is spread over all classes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.within(0, 1, "label_smoothing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(CrossEntropyConfig):
+    """The flags of tasks in which an example has one class."""
+
+    class_weights: str = option("none", "weight of a class in the loss", choices=("none", "balanced"))
 
 
 def seconds(text: str | None) -> float | None:

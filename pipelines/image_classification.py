@@ -22,7 +22,7 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import TrainingConfig, UsageError, one_of, option, run_cli
+from pipelines.config import ClassificationConfig, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
@@ -50,7 +50,7 @@ DATA = "tiny_digits, tiny_photos, TFDS image sets (mnist, cifar10, imagenet2012,
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(ClassificationConfig):
     dataset: str = option("tiny_digits", "a TFDS name (mnist, cifar10, …), or built in: tiny_digits, tiny_photos")
     data_dir: str | None = option(None, "your own pictures, a folder per class, instead of --dataset", metavar="DIR")
     model: str = option("convnet", "the architecture")

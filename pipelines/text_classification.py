@@ -24,7 +24,7 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import Failure, TrainingConfig, UsageError, one_of, option, run_cli
+from pipelines.config import ClassificationConfig, Failure, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
@@ -50,7 +50,7 @@ DATA = "tiny_reviews, tiny_snippets, TFDS text sets (imdb_reviews, ag_news_subse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(ClassificationConfig):
     dataset: str = option(
         "tiny_reviews",
         "a TFDS name (imdb_reviews, ag_news_subset, glue/sst2, …), or built in: tiny_reviews, tiny_snippets",

@@ -22,7 +22,7 @@ from etils import epy
 
 import pipelines
 from pipelines import Data, builder, runs
-from pipelines.config import Failure, TrainingConfig, UsageError, one_of, option, run_cli
+from pipelines.config import CrossEntropyConfig, Failure, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
     import keras
@@ -48,7 +48,7 @@ KINDS = ("word", "character", "wordpiece", "bpe", "sentencepiece")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(CrossEntropyConfig):
     dataset: str = option("tiny_dates", "a TFDS name of pairs of texts, or built in: tiny_dates, tiny_messages/en_de")
     data_dir: str | None = option(None, "your own train.src and train.tgt, instead of --dataset", metavar="DIR")
     source_file: str | None = option(None, "your own sentences, one a line, instead of --dataset", metavar="FILE")
@@ -75,8 +75,6 @@ class Config(TrainingConfig):
         self.at_least(1, "vocab_size", "beam_width")
         self.at_least(2, "max_length")
         self.at_least(0, "length_penalty", "coverage_penalty")
-        if self.class_weights != "none":
-            raise UsageError(f"Expected --class_weights none: there are no classes. Received: {self.class_weights!r}")
 
 
 def preprocess(strings: Any, tokenizer: Any, spec: dict[str, Any]) -> Any:

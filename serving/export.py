@@ -195,7 +195,7 @@ def example(task: str, version: int, name: str, signature: dict[str, Any]) -> di
     url = f"http://localhost:8501/v1/models/{task}:predict"
     if list(inputs) == ["image"] and inputs["image"]["dtype"] == "string":
         return {"curl": curl(url, name, "picture.png")}
-    row = {key: nested(tensor) for key, tensor in inputs.items()}
+    row = {key: months(tensor) if key == "dates" else nested(tensor) for key, tensor in inputs.items()}
     content = {"instances": [row if len(row) > 1 else next(iter(row.values()))]}
     named = {} if name == "serving_default" else {"signature_name": name}
     body = json.dumps(named | content, separators=(",", ":"))
@@ -208,6 +208,11 @@ def nested(tensor: dict[str, Any]) -> Any:
     for size in reversed(tensor["shape"][1:]):
         value = [value] * (size or 2)
     return value
+
+
+def months(tensor: dict[str, Any]) -> list[str]:
+    """Dates in a row, one a month, for a tensor of ISO 8601 strings."""
+    return [f"{2001 + index // 12}-{index % 12 + 1:02}-01" for index in range(tensor["shape"][-1] or 2)]
 
 
 def curl(url: str, signature: str, file: str) -> str:

@@ -27,18 +27,22 @@ POLICIES = {  # of the field `augment`
 }
 
 
-def training(hp) -> dict[str, Any]:
-    """Fields of the configuration: update rule, rate and its schedule, batch, regularization, augmentation."""
-    return {
-        "learning_rate": hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3),
-        "batch_size": hp.Choice("batch_size", [16, 32, 64, 128], default=32),
-        "optimizer": hp.Choice("optimizer", ["adam", "adamw", "nesterov", "nadam"], default="adam"),
-        "schedule": hp.Choice("schedule", ["cosine", "step", "constant"], default="cosine"),
-        "weight_decay": hp.Choice("weight_decay", [0.0, 1e-5, 1e-4, 1e-3, 1e-2], default=0.0),
-        "label_smoothing": hp.Choice("label_smoothing", [0.0, 0.05, 0.1, 0.2], default=0.0),
-        "ema": hp.Choice("ema", [0.0, 0.99], default=0.0),
-        "augment": policy(hp.Choice("augment", list(POLICIES), default="shift")),
+def training(hp, config: type) -> dict[str, Any]:
+    """Fields of a configuration: update rule, rate and its schedule, batch, regularization, augmentation."""
+    default = {field.name: field.default for field in dataclasses.fields(config)}
+    found = {
+        "learning_rate": hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=default["learning_rate"]),
+        "batch_size": hp.Choice("batch_size", [16, 32, 64, 128], default=default["batch_size"]),
+        "optimizer": hp.Choice("optimizer", ["adam", "adamw", "nesterov", "nadam"], default=default["optimizer"]),
+        "schedule": hp.Choice("schedule", ["cosine", "step", "constant"], default=default["schedule"]),
+        "weight_decay": hp.Choice("weight_decay", [0.0, 1e-5, 1e-4, 1e-3, 1e-2], default=default["weight_decay"]),
+        "ema": hp.Choice("ema", [0.0, 0.99], default=default["ema"]),
     }
+    if "label_smoothing" in default:
+        found["label_smoothing"] = hp.Choice("label_smoothing", [0.0, 0.05, 0.1, 0.2], default=0.0)
+    if "augment" in default:
+        found["augment"] = policy(hp.Choice("augment", list(POLICIES), default="shift"))
+    return found
 
 
 def policy(name: str) -> tuple[str, ...]:
@@ -255,9 +259,8 @@ Settings = dict[tuple[str, str], Any]  # ("field" or "argument", its name) → v
 
 
 def settings(hp, config: type, model: str) -> Settings:
-    """Everything that `hp` sets: fields that `config` has, and arguments of the builder."""
-    fields = {field.name for field in dataclasses.fields(config)}
-    found: Settings = {("field", name): plain(item) for name, item in training(hp).items() if name in fields}
+    """Everything that `hp` sets: fields of `config` and arguments of the builder."""
+    found: Settings = {("field", name): plain(item) for name, item in training(hp, config).items()}
     return found | {("argument", name): plain(item) for name, item in globals()[model](hp).items()}
 
 

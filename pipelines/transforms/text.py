@@ -240,6 +240,8 @@ class Tokenizer(tf.Module):
         names = [*SPECIAL, *state["vocabulary"]] if self.kind == "wordpiece" else list(state["vocabulary"])
         first = self.vocab_size - len(names)
         keys, ids = tf.constant(names, tf.string), tf.range(first, self.vocab_size, dtype=tf.int64)
+        if not names:  # a table has to hold something: the name of padding, which is no word
+            keys, ids = tf.constant([""]), tf.constant([PAD], tf.int64)
         self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, ids), UNKNOWN)
         self.names = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(ids, keys), "")
         if self.kind == "wordpiece":

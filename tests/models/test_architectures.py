@@ -162,7 +162,7 @@ def test_scaled_width_is_a_multiple_of_eight_near_what_was_wanted(channels, coef
     assert width <= max(8, wanted + 8)
 
 
-@given(blocks=st.integers(1, 10), coefficient=st.floats(1.0, 3.2))
+@given(blocks=st.integers(1, 10), coefficient=st.integers(100, 320).map(lambda hundredths: hundredths / 100))
 def test_scaled_depth_never_loses_a_block(blocks, coefficient):
     assert blocks * coefficient <= scaled_depth(blocks, coefficient) < blocks * coefficient + 1
 

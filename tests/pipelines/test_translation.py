@@ -217,7 +217,7 @@ def test_training_pairs_that_are_too_long_are_left_out_and_counted():
         (["--model_args", "atention=dot"], 2, "Did you mean 'attention'?"),
         (["--model_args", "attention=none", "--coverage_penalty", "0.2"], 2, "coverage_penalty"),
         (["--max_length", "1"], 2, "--max_length of at least 2"),
-        (["--class_weights", "balanced"], 2, "--class_weights none"),
+        (["--class_weights", "balanced"], 2, "Expected a flag of"),
         (["--source_file", "a.txt", "--target_file", "b.txt"], 1, "readable file of sentences. Received: a.txt"),
     ],
     ids=lambda x: "_".join(x) if isinstance(x, list) else None,

@@ -13,7 +13,12 @@ from tuning import spaces
 
 CASES = [(task, model) for task in pipelines.TASKS for model in pipelines.get(task).MODELS]
 IDS = ["-".join(case) for case in CASES]
-SHAPE, CLASSES = (8, 8, 1), 3
+ARGUMENTS = {  # the positional ones of a builder, and the shapes of what its models answer
+    "image_classification": (((8, 8, 1), 3), (None, 3)),
+    "text_classification": ((50, 3), (None, 3)),
+    "translation": ((50, 20), (None, None, 20)),
+    "forecasting": (((24, 2), 6), None),
+}
 
 
 def whole(task: str, model: str) -> keras_tuner.HyperParameters:
@@ -44,8 +49,9 @@ def test_builders_build_at_the_ends_of_their_space(task, model):
         corner = {item.name: spaces.levels(item)[end] for item in hp.space}
         found = spaces.settings(spaces.At(corner), config, model)
         config(model=model, **parts(found, "field"))
-        network = pipelines.get(task).MODELS[model](SHAPE, CLASSES, **parts(found, "argument"))
-        assert network.output_shape == (None, CLASSES)
+        positional, shape = ARGUMENTS[task]
+        network = pipelines.get(task).MODELS[model](*positional, **parts(found, "argument"))
+        assert shape is None or network.output_shape == shape
         sizes.append(network.count_params())
     assert sizes[0] < sizes[1] or model in ("vgg", "vit")  # more stages shrink what the dense layers see
 
@@ -53,8 +59,8 @@ def test_builders_build_at_the_ends_of_their_space(task, model):
 @pytest.mark.parametrize("task", pipelines.TASKS)
 def test_the_training_space_starts_at_the_pipelines_defaults(task):
     config = pipelines.get(task).Config()
-    for name, value in spaces.training(spaces.At({})).items():
-        assert getattr(config, name, value) == value
+    for name, value in spaces.training(spaces.At({}), type(config)).items():
+        assert getattr(config, name) == value
 
 
 @pytest.mark.parametrize(("task", "model"), CASES, ids=IDS)
