@@ -4,29 +4,26 @@
 
 Training is a step of `fit` (Adam) on one batch that is repeated from memory; a classifier's tokens are those of its
 texts, a translator's those of source and target. Generation is greedy, written tokens counted, with states and the keys
-of the attention kept from step to step; plain layers keep nothing and read everything again for each token. All sides
-take turns in one run; rates are those of the quickest quarter of the turns, which other work on the machine disturbs
-least. PyTorch answers from benchmarks/torch_recurrent.py where it can be imported (here, or by the interpreter that
-DLE_TORCH_PYTHON names), eagerly. All sides have the same number of parameters, or this stops. The recurrent layers are
-those of Keras, so that training by plain layers costs the same but for what stands around them: expect about 1 there.
-Writes benchmarks/results/recurrent.json; six minutes on two idle cores.
+of the attention kept from step to step; plain layers keep nothing and read everything again for each token, in graphs
+of growing shapes that XLA cannot take. Ours and plain layers are compiled by XLA, as `--jit` does, and ours once more
+without it. All sides take turns in one run; rates are those of the quickest quarter of the turns, which other work on
+the machine disturbs least. PyTorch answers from benchmarks/torch_recurrent.py where it can be imported (here, or by the
+interpreter that DLE_TORCH_PYTHON names), eagerly. All sides have the same number of parameters, or this stops. The
+recurrent layers are those of Keras, so that plain layers cost the same but for what stands around them: expect about 1.
+Writes benchmarks/results/recurrent.json; ten minutes on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import torch_python
-from benchmarks.transformer import in_turns, repeating
+from benchmarks import sides
 from pipelines.config import quiet_tensorflow
 
 RESULTS = Path(__file__).parent / "results" / "recurrent.json"
@@ -95,41 +92,6 @@ def plain(case: Case) -> Any:
     return keras.Model({"source": source, "target": target}, layers.Dense(case.vocabulary)(y))
 
 
-class Peer:
-    """PyTorch in a process of its own, asked line by line."""
-
-    def __init__(self, python: str, case: Case):
-        sizes = {**case.sizes, "cell": case.cell, "vocabulary": case.vocabulary}
-        sizes |= {"batch": case.batch, "length": case.length}
-        words = [python, str(PEER), case.kind, *(f"--{name}={value}" for name, value in sizes.items())]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.said = self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise ValueError(f"Expected an answer of {PEER.name}. Received: exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def asking(self, what: str) -> Callable[[float], float]:
-        """Seconds of a call, when it is given some seconds to run."""
-
-        def ask(seconds: float) -> float:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps({"what": what, "seconds": seconds}) + "\n")
-            self.process.stdin.flush()
-            found = self.answer()
-            return found["seconds"] / found["calls"]
-
-        return ask
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-
-
 def batch_of(case: Case) -> tuple[Any, Any]:
     """Random tokens, and what is to be answered."""
     import numpy as np
@@ -141,30 +103,7 @@ def batch_of(case: Case) -> tuple[Any, Any]:
     return {"source": draws[0], "target": draws[1]}, draws[2]
 
 
-def fitting(model: Any, case: Case) -> Callable[[float], float]:
-    """Seconds of a training step, when it is given some seconds to run."""
-    import keras
-    import tensorflow as tf
-
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=False)
-    data = tf.data.Dataset.from_tensors(batch_of(case)).cache().repeat()
-
-    def run(seconds: float) -> float:
-        steps = 2
-        while True:
-            begun = time.perf_counter()
-            model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0)
-            spent = time.perf_counter() - begun
-            if spent >= seconds:
-                return spent / steps
-            steps = math.ceil(steps * min(10, 1.2 * seconds / spent))
-
-    run(0)
-    return run
-
-
-def writing(model: Any, case: Case) -> Callable[[], Any]:
+def writing(model: Any, case: Case, *, jit: bool) -> Callable[[], Any]:
     """Our greedy generation, whole; `END` is made unlikely, so that nothing ends early."""
     import tensorflow as tf
 
@@ -173,7 +112,7 @@ def writing(model: Any, case: Case) -> Callable[[], Any]:
     bias = model.decoder.logits.bias
     bias.assign(tf.where(tf.range(case.vocabulary) == END, -1e3, bias))
     source = tf.constant(batch_of(case)[0]["source"])
-    graph = tf.function(lambda source: model.generate(source, max_length=case.length, beam_width=1))
+    graph = tf.function(lambda source: model.generate(source, max_length=case.length, beam_width=1), jit_compile=jit)
     found = int(tf.reduce_min(graph(source).lengths))
     if found != case.length:
         raise ValueError(f"Expected answers of {case.length} tokens. Received: one of {found}")
@@ -203,34 +142,30 @@ def compared(case: Case, python: str | None, turns: int, seconds: float) -> list
     """The rows of one network: training, then generation of a translator, of each side."""
     import keras
 
-    model, layers = ours(case), plain(case)
-    peer = Peer(python, case) if python else None
-    counts = {model.count_params(), layers.count_params(), *([peer.said["parameters"]] if peer else [])}
-    if len(counts) > 1:
-        raise ValueError(f"Expected networks of one size. Received: parameters {sorted(counts)}")
-    jobs: dict[str, tuple[dict[str, Callable[[float], float]], int]] = {}
-    jobs["training"] = {"ours": fitting(model, case), "keras.layers": fitting(layers, case)}, case.tokens
+    networks = {"ours, XLA": ours(case), "ours, no XLA": ours(case), "keras.layers, XLA": plain(case)}
+    peer = None
+    if python:
+        sizes = {**case.sizes, "cell": case.cell, "vocabulary": case.vocabulary}
+        sizes |= {"batch": case.batch, "length": case.length}
+        peer = sides.Peer([python, str(PEER), case.kind, *(f"--{name}={value}" for name, value in sizes.items())])
+    sides.of_one_size(*(one.count_params() for one in networks.values()), *([peer.said["parameters"]] if peer else []))
+    loss, batch = keras.losses.SparseCategoricalCrossentropy(from_logits=True), batch_of(case)
+    train = {name: sides.fitting(one, batch, loss, jit="no XLA" not in name) for name, one in networks.items()}
+    if peer:
+        train[peer.name] = peer.side("train")
+    found = sides.rows(case.name, "training", train, case.tokens, turns, seconds)
     if case.kind == "translator":
-        ways = {"ours": repeating(writing(model, case)), "keras.layers, no states": repeating(rereading(layers, case))}
-        jobs["generation"] = ways, case.batch * case.length
-    rows = []
-    for what, (ways, tokens) in jobs.items():
+        one = networks["ours, XLA"]
+        write = {f"ours{', XLA' if jit else ', no XLA'}": writing(one, case, jit=jit) for jit in (True, False)}
+        write["keras.layers, no states"] = rereading(networks["keras.layers, XLA"], case)
+        answer = {name: sides.repeating(call) for name, call in write.items()}
         if peer:
-            ways[f"PyTorch {peer.said['torch']}, eager"] = peer.asking({"training": "train"}.get(what, "generate"))
-        times = in_turns(ways, turns, seconds)
-        for name, spent in times.items():
-            row = {"network": case.name, "what": what, "by": name, "tokens/s": round(tokens / spent)}
-            rows.append({**row, "our rate / this": round(spent / times["ours"], 2)})
-            print(shown(rows[-1]), flush=True)
+            answer[peer.name] = peer.side("generate")
+        found += sides.rows(case.name, "generation", answer, case.batch * case.length, turns, seconds)
     if peer:
         peer.end()
     keras.utils.clear_session()
-    return rows
-
-
-def shown(row: dict[str, Any]) -> str:
-    ratio = row["our rate / this"]
-    return f"{row['network']:<20} {row['what']:<11} {row['by']:<28} {row['tokens/s']:>9,} tokens/s, ours / this {ratio}"
+    return found
 
 
 def main() -> None:
@@ -241,21 +176,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON file goes")
     flags = parser.parse_args()
     quiet_tensorflow()
-    from pipelines import training
-
-    load, python = os.getloadavg()[0], torch_python()
+    load, python = os.getloadavg()[0], sides.torch_python()
     rows = [
         row
         for case in CASES
         if not flags.only or flags.only in case.name
         for row in compared(case, python, flags.turns, flags.seconds)
     ]
-    if python is None:
-        print("PyTorch is not installed: its rows are left out (pip install torch, or DLE_TORCH_PYTHON=…/bin/python)")
-    if load > 1:
-        print(f"the load was {load:.1f} when this began: repeat it on an idle machine")
-    content: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
-    content["machine"] = {**training.environment(), "cores": os.cpu_count(), "load at start": round(load, 2)}
+    content = sides.machine(python, load)
     for case in CASES:
         content[case.name] = {**case.sizes, "vocabulary": case.vocabulary, "batch": case.batch, "tokens": case.length}
     flags.out.parent.mkdir(parents=True, exist_ok=True)

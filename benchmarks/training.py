@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import sides
 from pipelines.config import quiet_tensorflow
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -212,14 +213,6 @@ def overhead(times: list[float], base: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(times, base)) - 1, 4)
 
 
-def torch_python() -> str | None:
-    """An interpreter that imports torch."""
-    for python in (os.environ.get("DLE_TORCH_PYTHON"), sys.executable):
-        if python and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0:
-            return python
-    return None
-
-
 def torch_peer(python: str, name: str, spec: dict[str, Any], config: Any, images: int, seconds: float) -> Any:
     """What benchmarks/torch_peers.py prints."""
     words = [*map(str, spec["image_shape"]), str(len(spec["classes"])), f"--batch={config.batch_size}"]
@@ -313,7 +306,7 @@ def main() -> None:
     quiet_tensorflow()
     from pipelines import training
 
-    load, python = os.getloadavg()[0], torch_python()
+    load, python = os.getloadavg()[0], sides.torch_python()
     rows: list[dict[str, Any]] = []
     for case in CASES:
         if not flags.only or flags.only in case.name:

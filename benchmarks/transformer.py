@@ -4,29 +4,27 @@
 
 Training is a step of `fit` (Adam, label smoothing, dropout) on one batch that is repeated from memory, tokens of source
 and target counted. Generation is greedy with a cache of keys and values, written tokens counted; plain layers have no
-cache and read everything again for each token. All sides take turns in one run; rates are those of the quickest quarter
-of the turns, which other work on the machine disturbs least. PyTorch answers from benchmarks/torch_transformer.py where
-it can be imported (here, or by the interpreter that DLE_TORCH_PYTHON names), eagerly. All sides have the same number of
-parameters, or this stops. Then what a token costs against the length that is generated: with a window it is promised to
-be flat up to the window, at most half more than at the shortest length. Writes benchmarks/results/transformer.json and
-exits 1 where that promise breaks; ten minutes on two idle cores.
+cache and read everything again for each token. Ours and plain layers are compiled by XLA, as `--jit` does, and ours
+once more without it. All sides take turns in one run; rates are those of the quickest quarter of the turns, which other
+work on the machine disturbs least. PyTorch answers from benchmarks/torch_transformer.py where it can be imported (here,
+or by the interpreter that DLE_TORCH_PYTHON names), eagerly. All sides have equal numbers of parameters, or this stops.
+Then what a token costs against the length that is generated, without XLA: with a window it is promised to be flat up to
+the window, at most half more than at the shortest length. Writes benchmarks/results/transformer.json and exits 1 where
+that promise breaks; fifteen minutes on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import torch_python
+from benchmarks import sides
 from pipelines.config import quiet_tensorflow
 
 RESULTS = Path(__file__).parent / "results" / "transformer.json"
@@ -101,38 +99,6 @@ def plain(case: Case) -> Any:
     return keras.Model({"source": source, "target": target}, tables[1](x, reverse=True))
 
 
-class Peer:
-    """PyTorch in a process of its own, asked line by line."""
-
-    def __init__(self, python: str, case: Case):
-        sizes = [f"--{name}={value}" for name, value in case.sizes.items()]
-        words = [python, str(PEER), *sizes, f"--vocabulary={case.vocabulary}", f"--dropout={DROPOUT}"]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.said = self.answer()
-        if self.said["different"]:
-            raise ValueError(f"Expected a cache that changes no token. Received: {self.said['different']} differences")
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise ValueError(f"Expected an answer of {PEER.name}. Received: exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, **job: Any) -> float:
-        """Seconds of one call."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        found = self.answer()
-        return found["seconds"] / found["calls"]
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-
-
 def batch_of(case: Case) -> tuple[dict[str, Any], Any]:
     """Random tokens: source and target, and the tokens to be predicted."""
     import numpy as np
@@ -141,51 +107,12 @@ def batch_of(case: Case) -> tuple[dict[str, Any], Any]:
     return {"source": draws[0], "target": draws[1]}, draws[2]
 
 
-def fitting(model: Any, case: Case) -> Callable[[float], float]:
-    """Seconds of a training step, when it is given some seconds to run."""
-    import keras
-    import tensorflow as tf
-
-    from models.losses import TokenCrossentropy
-
-    optimizer = keras.optimizers.Adam(1e-4, beta_2=0.98, epsilon=1e-9)
-    model.compile(optimizer, TokenCrossentropy(SMOOTHING), jit_compile=False)
-    data = tf.data.Dataset.from_tensors(batch_of(case)).cache().repeat()
-
-    def run(seconds: float) -> float:
-        steps, spent = 2, 0.0
-        while True:
-            begun = time.perf_counter()
-            model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0)
-            spent = time.perf_counter() - begun
-            if spent >= seconds:
-                return spent / steps
-            steps = math.ceil(steps * min(10, 1.2 * seconds / spent))
-
-    run(0)
-    return run
-
-
-def repeating(call: Callable[[], Any]) -> Callable[[float], float]:
-    """Seconds of a call, when it is given some seconds to run; it is called once before."""
-    call()
-
-    def run(seconds: float) -> float:
-        begun, count = time.perf_counter(), 0
-        while not count or time.perf_counter() - begun < seconds:
-            call()
-            count += 1
-        return (time.perf_counter() - begun) / count
-
-    return run
-
-
-def writing(model: Any, case: Case, length: int) -> Callable[[], Any]:
+def writing(model: Any, case: Case, length: int, *, jit: bool) -> Callable[[], Any]:
     """Our greedy generation of `length` tokens, whole."""
     import tensorflow as tf
 
     source = tf.constant(batch_of(case)[0]["source"])
-    graph = tf.function(lambda source: model.generate(source, max_length=length, beam_width=1))
+    graph = tf.function(lambda source: model.generate(source, max_length=length, beam_width=1), jit_compile=jit)
     found = int(tf.reduce_min(graph(source).lengths))
     if found != length:
         raise ValueError(f"Expected answers of {length} tokens from random weights. Received: one of {found}")
@@ -198,7 +125,7 @@ def rereading(model: Any, case: Case) -> Callable[[], Any]:
 
     source = tf.constant(batch_of(case)[0]["source"])
 
-    @tf.function
+    @tf.function(jit_compile=True)
     def graph(source: Any) -> Any:
         target = tf.concat([tf.ones((case.batch, 1), tf.int32), tf.zeros((case.batch, case.length), tf.int32)], axis=1)
         for place in tf.range(case.length):
@@ -210,61 +137,36 @@ def rereading(model: Any, case: Case) -> Callable[[], Any]:
     return lambda: graph(source).numpy()
 
 
-def in_turns(ways: dict[str, Callable[[float], float]], turns: int, seconds: float) -> dict[str, float]:
-    """{way: seconds of its call}, the lower quartile of all turns, which are taken in alternating order."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(turns):
-        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-            found[name].append(ways[name](seconds))
-    return {name: sorted(times)[len(times) // 4] for name, times in found.items()}
-
-
 def compared(case: Case, python: str | None, turns: int, seconds: float) -> list[dict[str, Any]]:
     """The rows of one network: training, then generation, of each side."""
     import keras
 
-    model, layers = ours(case), plain(case)
-    peer = Peer(python, case) if python else None
-    counts = {model.count_params(), layers.count_params(), *([peer.said["parameters"]] if peer else [])}
-    if len(counts) > 1:
-        raise ValueError(f"Expected networks of one size. Received: parameters {sorted(counts)}")
-    writers = {"models.transformer": model, "keras.layers": layers}
-    jobs: dict[str, tuple[dict[str, Callable[[float], float]], int]] = {
-        "training": (
-            {name: fitting(one, case) for name, one in writers.items()},
-            2 * case.batch * case.length,
-        ),
-        "generation": (
-            {
-                "models.transformer": repeating(writing(model, case, case.length)),
-                "keras.layers, no cache": repeating(rereading(layers, case)),
-            },
-            case.batch * case.length,
-        ),
+    from models.losses import TokenCrossentropy
+
+    networks = {"ours, XLA": ours(case), "ours, no XLA": ours(case), "keras.layers, XLA": plain(case)}
+    peer = None
+    if python:
+        sizes = [f"--{name}={value}" for name, value in case.sizes.items()]
+        peer = sides.Peer([python, str(PEER), *sizes, f"--vocabulary={case.vocabulary}", f"--dropout={DROPOUT}"])
+    sides.of_one_size(*(one.count_params() for one in networks.values()), *([peer.said["parameters"]] if peer else []))
+    loss, batch = TokenCrossentropy(SMOOTHING), batch_of(case)
+    train = {name: sides.fitting(one, batch, loss, jit="no XLA" not in name) for name, one in networks.items()}
+    write = {
+        "ours, XLA": writing(networks["ours, XLA"], case, case.length, jit=True),
+        "ours, no XLA": writing(networks["ours, XLA"], case, case.length, jit=False),
+        "keras.layers, XLA, no cache": rereading(networks["keras.layers, XLA"], case),
     }
+    answer = {name: sides.repeating(call) for name, call in write.items()}
     if peer:
-        version = f"PyTorch {peer.said['torch']}, eager"
         shape = {"batch": case.batch, "length": case.length}
-        jobs["training"][0][version] = lambda seconds: peer.ask(what="train", **shape, seconds=seconds)
-        jobs["generation"][0][version] = lambda seconds: peer.ask(
-            what="generate", **shape, source_length=case.length, seconds=seconds
-        )
-    rows = []
-    for what, (ways, tokens) in jobs.items():
-        times = in_turns(ways, turns, seconds)
-        for name, spent in times.items():
-            row = {"network": case.name, "what": what, "by": name, "tokens/s": round(tokens / spent)}
-            rows.append({**row, "our rate / this": round(spent / times["models.transformer"], 2)})
-            print(shown(rows[-1]), flush=True)
+        train[peer.name] = peer.side("train", **shape)
+        answer[peer.name] = peer.side("generate", **shape, source_length=case.length)
+    found = sides.rows(case.name, "training", train, 2 * case.batch * case.length, turns, seconds)
+    found += sides.rows(case.name, "generation", answer, case.batch * case.length, turns, seconds)
     if peer:
         peer.end()
     keras.utils.clear_session()
-    return rows
-
-
-def shown(row: dict[str, Any]) -> str:
-    ratio = row["our rate / this"]
-    return f"{row['network']:<8} {row['what']:<11} {row['by']:<32} {row['tokens/s']:>8,} tokens/s, ours / this {ratio}"
+    return found
 
 
 def by_length(case: Case, lengths: list[int], turns: int, seconds: float) -> dict[str, dict[int, float]]:
@@ -273,8 +175,8 @@ def by_length(case: Case, lengths: list[int], turns: int, seconds: float) -> dic
     found: dict[str, dict[int, float]] = {}
     for name, changes in {"full": {}, "window": {"attention": "window", "window": WINDOW}}.items():
         model = ours(case, **changes)
-        ways = {str(length): repeating(writing(model, case, length)) for length in lengths}
-        times = in_turns(ways, turns, seconds)
+        ways = {str(length): sides.repeating(writing(model, case, length, jit=False)) for length in lengths}
+        times = sides.in_turns(ways, turns, seconds)
         found[name] = {int(length): round(spent / int(length) * 1e3, 3) for length, spent in times.items()}
         print(f"{name:<8} ms/token: {', '.join(f'{n} tokens {ms}' for n, ms in found[name].items())}", flush=True)
     return found
@@ -289,9 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON file goes")
     flags = parser.parse_args()
     quiet_tensorflow()
-    from pipelines import training
-
-    load, python = os.getloadavg()[0], torch_python()
+    load, python = os.getloadavg()[0], sides.torch_python()
     rows = [
         row
         for case in CASES
@@ -302,12 +202,7 @@ def main() -> None:
     near = [ms for length, ms in costs["window"].items() if length <= WINDOW]
     ratio = round(max(near) / near[0], 2) if near else 1.0
     print(f"a token costs at most {ratio} times as much up to the window of {WINDOW}; promised: at most {MOST} times")
-    if python is None:
-        print("PyTorch is not installed: its rows are left out (pip install torch, or DLE_TORCH_PYTHON=…/bin/python)")
-    if load > 1:
-        print(f"the load was {load:.1f} when this began: repeat it on an idle machine")
-    content: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
-    content["machine"] = {**training.environment(), "cores": os.cpu_count(), "load at start": round(load, 2)}
+    content = sides.machine(python, load)
     for case in CASES:
         content[case.name] = {"vocabulary": case.vocabulary, **case.sizes, "batch": case.batch, "tokens": case.length}
     for name, times in costs.items():
