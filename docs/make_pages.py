@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 PARAMETERS = RESULTS / "parameters.json"
 PERCENT = ("accuracy", "exact_match")
+SHOWN = {"translation": "exact_match"}  # the measure of a page, where it is not the objective of the task
 MARKER = re.compile(r"(<!-- begin ([\w .-]+?) -->\n).*?(<!-- end \2 -->)", re.S)
 FOLDERS = ("models", "pipelines", "tuning", "serving", "benchmarks")
 # What the builders of a task are given beside their keyword arguments, for a small data set of the task.
@@ -309,7 +310,7 @@ def results(task: str) -> str:
     path = RESULTS / f"{task}.json"
     if not path.exists():
         return f"No results are recorded yet: `python -m docs.make_results {task}` writes them."
-    found, (measure, _) = read(path), pipelines.get(task).OBJECTIVE
+    found, measure = read(path), SHOWN.get(task, pipelines.get(task).OBJECTIVE[0])
     shown = "{:.2%}".format if measure in PERCENT else "{:.3f}".format
     rows = []
     for row in found["rows"]:
@@ -323,14 +324,21 @@ def results(task: str) -> str:
                 ", ".join(map(shown, test)),
                 shown(sum(test) / len(test)),
                 f"{shown(sum(baseline) / len(baseline))} ({row['baseline_model']})",
+                *([apart(row["groups"], measure, shown)] if task in SHOWN else []),
                 f"{sum(row['train_seconds']) / len(row['train_seconds']):.0f}",
             ]
         )
     name = measure.replace("_", " ")
-    head = ["model", "parameters", "seeds", f"test {name}", "mean", f"baseline's {name}", "seconds of training"]
+    head = ["model", "parameters", "seeds", f"test {name}", "mean", f"baseline's {name}"]
+    head += [*(["apart, mean"] if task in SHOWN else []), "seconds of training"]
     versions = ", ".join(f"{name} {version}" for name, version in found["machine"].items())
     note = f"Written by `python -m docs.make_results {task}` on {found['date']}: {versions}."
     return f"{table(head, rows)}\n\n{note}"
+
+
+def apart(groups: dict[str, Any], measure: str, shown: Any) -> str:
+    """The groups of a test split, each with its mean over the seeds."""
+    return ", ".join(f"{group} {shown(sum(one[measure]) / len(one[measure]))}" for group, one in groups.items())
 
 
 def demo() -> str:

@@ -65,6 +65,10 @@ def row(task: str, model: str, flags: dict[str, Any], seeds: tuple[int, ...]) ->
         "seeds": seeds,
         "test": gathered("test"),
         "baseline": gathered("baseline"),
+        "groups": {  # of the test split, where a task reports some apart
+            group: {name: [one["groups"][group][name] for one in found] for name in ("exact_match", "chrf")}
+            for group in found[0].get("groups", {})
+        },
         "baseline_model": found[0]["baseline"]["model"],
         "train_seconds": [one["train_seconds"] for one in found],
         "checkpoint_seconds": [one["checkpoint_seconds"] for one in found],

@@ -43,15 +43,15 @@ def tokenizers(states: Sequence[dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
 def encoded(part: tf.data.Dataset, states: Sequence[dict[str, Any]]) -> InMemory:
     """A split in memory: `source` and `target` as token ids, ragged and without marks, and all strings."""
     source, target = tokenizers(states)
-    chunks: dict[str, list[Any]] = {name: [] for name in ("source", "target", "source_text", "target_text", "group")}
-    encode = tf.function(lambda batch: (source.encode(batch["source"]), target.encode(batch["target"])))
+
+    def columns(batch: dict[str, Any]) -> dict[str, Any]:
+        ids = {"source": source.encode(batch["source"]), "target": target.encode(batch["target"])}
+        return ids | {"source_text": batch["source"], "target_text": batch["target"], "group": batch["group"]}
+
     with tf.device("CPU"):
-        for batch in part.batch(1024):
-            ids = encode(batch)
-            for name, values in zip(chunks, (*ids, batch["source"], batch["target"], batch["group"])):
-                chunks[name].append(values)
-        columns = {name: tf.concat(values, 0) for name, values in chunks.items()}
-    return InMemory(columns, int(columns["group"].shape[0]))
+        batches = list(part.batch(1024).map(columns))
+        found = {name: tf.concat([batch[name] for batch in batches], 0) for name in batches[0]}
+        return InMemory(found, int(found["group"].shape[0]))
 
 
 def token_counts(part: InMemory) -> tf.Tensor:
