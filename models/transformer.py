@@ -9,6 +9,7 @@ the target may be looked at, but only by padding, since they stand at the end.
 """
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -171,42 +172,45 @@ class Transformer(keras.Model):
             "dtype": policy,
             "name": name,
         }
+        self.parts = SimpleNamespace()  # of layers: PyTorch takes none as attributes before `super().__init__`
         prefix = "" if shared_embeddings else "source_"
-        self.padding_mask = PaddingMask(name="padding_mask")
-        self.source_embedding = TokenEmbedding(
+        self.parts.padding_mask = PaddingMask(name="padding_mask")
+        self.parts.source_embedding = TokenEmbedding(
             source_vocab_size, width, scale=True, dtype=policy, name=f"{prefix}embedding"
         )
-        self.target_embedding = self.source_embedding
+        self.parts.target_embedding = self.parts.source_embedding
         if not shared_embeddings:
-            self.target_embedding = TokenEmbedding(
+            self.parts.target_embedding = TokenEmbedding(
                 target_vocab_size, width, scale=True, dtype=policy, name="target_embedding"
             )
-        self.positions = {}
+        self.parts.positions = {}
         if positions in ("sinusoidal", "learned"):
-            self.positions = {
+            self.parts.positions = {
                 side: PositionEmbedding(positions, max_length, dtype=policy, name=f"{side}_position_embedding")
                 for side in ("source", "target")
             }
-        self.drops = {}
+        self.parts.drops = {}
         if block["dropout"]:
-            self.drops = {
+            self.parts.drops = {
                 side: keras.layers.Dropout(block["dropout"], dtype=policy, name=f"{side}_dropout")
                 for side in ("source", "target")
             }
-        self.encoder_blocks = [
+        self.parts.encoder_blocks = [
             TransformerBlock(**block, dtype=policy, name=f"encoder{index + 1}") for index in range(depth)
         ]
-        self.decoder_blocks = [
+        self.parts.decoder_blocks = [
             TransformerBlock(**block, causal=True, memory=True, dtype=policy, name=f"decoder{index + 1}")
             for index in range(depth)
         ]
-        self.norms = {}
+        self.parts.norms = {}
         if block["normalization"] == "pre":
-            self.norms = {
+            self.parts.norms = {
                 side: keras.layers.LayerNormalization(epsilon=block["epsilon"], dtype=policy, name=f"{name}_norm")
                 for side, name in (("source", "encoder"), ("target", "decoder"))
             }
-        self.logits = None if tied_output else keras.layers.Dense(target_vocab_size, dtype="float32", name="logits")
+        self.parts.logits = (
+            None if tied_output else keras.layers.Dense(target_vocab_size, dtype="float32", name="logits")
+        )
 
         source = keras.Input((None,), dtype="int32", name="source")  # (b, s)
         target = keras.Input((None,), dtype="int32", name="target")  # (b, t)
@@ -215,9 +219,9 @@ class Transformer(keras.Model):
 
     def encode(self, source):
         """The memory (b, s, d) of a source (b, s), and its mask (b, s), true where there is no padding."""
-        mask = self.padding_mask(source)
-        x = self._embedded(source, "source", self.source_embedding)  # (b, s, d)
-        for block in self.encoder_blocks:
+        mask = self.parts.padding_mask(source)
+        x = self._embedded(source, "source", self.parts.source_embedding)  # (b, s, d)
+        for block in self.parts.encoder_blocks:
             x = block(x, padding_mask=mask)
         return self._normalized(x, "source"), mask
 
@@ -237,10 +241,10 @@ class Transformer(keras.Model):
             Logits (b, t, v); after them, if wanted, weights (b, n, t, s) or, of k rows per row of the memory,
             (b, n, k * t, s); after them, with a state, the new state.
         """
-        x = self._embedded(target, "target", self.target_embedding, position)  # (b, t, d)
+        x = self._embedded(target, "target", self.parts.target_embedding, position)  # (b, t, d)
         weights, caches = None, []
-        for index, block in enumerate(self.decoder_blocks):
-            last = index == len(self.decoder_blocks) - 1
+        for index, block in enumerate(self.parts.decoder_blocks):
+            last = index == len(self.parts.decoder_blocks) - 1
             known = {} if state is None else {"cache": state[index], "position": position}
             memories = memory if state is None else memory[index]
             found = block(x, memories, memory_mask=mask, return_weights=last and return_weights, **known)
@@ -251,26 +255,27 @@ class Transformer(keras.Model):
                 caches.append(found.pop())
             weights = found[0] if found else None
         x = self._normalized(x, "target")
-        logits = self.target_embedding(x, reverse=True) if self.logits is None else self.logits(x)  # (b, t, v)
+        tied = self.parts.logits is None
+        logits = self.parts.target_embedding(x, reverse=True) if tied else self.parts.logits(x)  # (b, t, v)
         results = (logits,) + (weights,) * return_weights + (caches,) * (state is not None)
         return results if len(results) > 1 else logits
 
     def _embedded(self, token_ids, side, embedding, position=None):
         x = embedding(token_ids)
-        if self.positions:
-            x = self.positions[side](x, position=0 if position is None else position)
-        return self.drops[side](x) if self.drops else x
+        if self.parts.positions:
+            x = self.parts.positions[side](x, position=0 if position is None else position)
+        return self.parts.drops[side](x) if self.parts.drops else x
 
     def _normalized(self, x, side):
-        return self.norms[side](x) if self.norms else x
+        return self.parts.norms[side](x) if self.parts.norms else x
 
     def remember(self, memory):
         """What each decoder block asks the memory (b, s, d) for, to ask it step by step."""
-        return [block.memory_attention.memory_cache(memory) for block in self.decoder_blocks]
+        return [block.memory_attention.memory_cache(memory) for block in self.parts.decoder_blocks]
 
     def empty_state(self, rows, length: int):
         """The caches before the first of `length` tokens."""
-        return [block.self_attention.empty_cache(rows, length) for block in self.decoder_blocks]
+        return [block.self_attention.empty_cache(rows, length) for block in self.parts.decoder_blocks]
 
     def generate(
         self,
