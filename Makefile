@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## train, export, serve and ask, in under three minutes
 	$(RUN) -m serving.demo
 
 test: $(INSTALLED) ## all tests but the slow ones
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## the learning runs: promised accuracies over three seeds
 	$(RUN) -m pytest -m slow

@@ -27,6 +27,14 @@ TINY = {
 }
 
 
+# Files of minutes begin first, so that with several workers none of them is what all the others wait for at the end.
+LONG = ("test_contract.py", "test_resume.py", "test_builders.py", "test_processes.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m ...` from the root of the project, as a user does, and return what it said."""
