@@ -29,11 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from docs.pictures import IMAGES, copied
 from pipelines.config import quiet_tensorflow
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/attention.json"
-PICTURE = ROOT / "docs/images/attention.png"
+PICTURE = IMAGES / "attention.png"
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 HEADS, WIDTH = 4, 64
 KINDS = ("full", "window", "block_sparse", "linear", "linear, causal", "chunked")
@@ -202,6 +203,7 @@ def draw(found: dict[tuple[str, str], dict[int, dict[str, float]]], path: Path) 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=70)
     plt.close(figure)
+    copied(path, path)
 
 
 def broken(rows: list[dict[str, Any]]) -> list[str]:

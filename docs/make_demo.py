@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from docs.pictures import IMAGES, copied
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = ROOT / "docs/images"
 PLOTS = ("first_batch", "curves", "confusion_matrix", "most_wrong", "served")
 
 
@@ -43,11 +43,6 @@ def shortened(text: str) -> str:
     if len(table) > 6:
         lines[table[3] : table[-1]] = ["…"]
     return "\n".join(lines).strip() + "\n"
-
-
-def copied(source: Path, target: Path) -> None:
-    """A plot with a palette of 128 colours: a third of the bytes, and no difference to the eye."""
-    Image.open(source).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def draw_augmentations(path: Path) -> None:

@@ -6,7 +6,7 @@
 
 Each row is one or more runs of a pipeline's `main` with default flags but `--model`, `--seed` and what `MORE` adds; the
 figures are read from their metrics.json. Writes docs/results/<task>.json, which `python -m docs.make_pages` puts into
-docs/tasks/<task>.md.
+docs/tasks/<task>.md, and the picture of docs/images that the page shows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pipelines
+from docs.pictures import IMAGES, copied
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
@@ -31,6 +32,8 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "translation": [{"dataset": "tiny_messages"}],
     "forecasting": [{"dataset": "tiny_sunspots"}, {"dataset": "tiny_series"}],
 }
+# Plots of a default run that a page shows.
+SHOWN = {"translation": "alignments", "forecasting": "forecasts"}
 
 
 def metrics(task: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def metrics(task: str, flags: dict[str, Any]) -> dict[str, Any]:
         command = [sys.executable, "-m", f"pipelines.{task}", *words, "--out", out]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         (path,) = Path(out).glob(f"{task}/*/metrics.json")
+        if task in SHOWN and flags == {"model": pipelines.get(task).Config().model, "seed": SEEDS[0]}:
+            copied(path.parent / f"plots/{SHOWN[task]}.png", IMAGES / f"{SHOWN[task]}.png")
         return json.loads(path.read_text())
 
 
