@@ -14,8 +14,10 @@ import keras
 from keras import ops
 
 from models.layers import long_attention
-from models.layers.alignment import LEAST, AdditiveAttention, MultiplicativeAttention, attention, normalized
+from models.layers.alignment import AdditiveAttention, MultiplicativeAttention, attention, normalized
+from models.layers.caches import continued, linear_step
 from models.layers.classification import check_choice, check_sizes
+from models.layers.dot_product import answers, dot_product, fused, products, turned
 from models.layers.embeddings import rotary
 from models.layers.regularization import check_rate
 
@@ -29,43 +31,6 @@ __all__ = [
     "dot_product",
 ]
 KINDS = ("full", "window", "block_sparse", "linear", "chunked")
-
-
-def dot_product(query, key, value, *, mask=None, scale: float | None = None):
-    """softmax(Q K^T / sqrt(d)) V, and its weights.
-
-    Args:
-        query: (b, n, t, d)
-        key: (b, m, s, d), where m divides n: n / m queries in a row share a key.
-        value: (b, m, s, e)
-        mask: bool, broadcastable to (b, n, t, s).
-        scale: what the products are multiplied by; 1 / sqrt(d) if None.
-
-    Returns:
-        The answers (b, n, t, e) in the dtype of `value`, and the weights (b, n, t, s) in float32.
-
-    Reference: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, "GQA", section 2.2, for shared keys.
-    """
-    weights = normalized(_products(query, key) * (scale or query.shape[-1] ** -0.5), mask)
-    return _answers(weights, value), weights
-
-
-def _products(query, key):
-    """Products of every query with every key, (b, n, t, d) and (b, m, s, d) to (b, n, t, s) float32."""
-    batch, heads, times = ops.shape(query)[:3]
-    if heads != key.shape[1]:
-        query = ops.reshape(query, (batch, key.shape[1], -1, query.shape[3]))  # (b, m, n / m * t, d)
-    products = ops.cast(ops.einsum("bntd,bnsd->bnts", query, key), "float32")
-    return ops.reshape(products, (batch, heads, times, ops.shape(key)[2]))
-
-
-def _answers(weights, value):
-    """Values by their weights: (b, n, t, s) and (b, m, s, e) to (b, n, t, e)."""
-    batch, heads, times, length = ops.shape(weights)
-    weights = ops.cast(weights, value.dtype)
-    if heads != value.shape[1]:
-        weights = ops.reshape(weights, (batch, value.shape[1], -1, length))  # (b, m, n / m * t, s)
-    return ops.reshape(ops.einsum("bnts,bnse->bnte", weights, value), (batch, heads, times, value.shape[-1]))
 
 
 @keras.saving.register_keras_serializable("dl_essentials")
@@ -85,6 +50,8 @@ class MultiHeadAttention(keras.layers.Layer):
         window_blocks: blocks on each side that a block of "block_sparse" sees beside its own.
         num_global: first places that all see and that see all, of "block_sparse".
         use_bias: whether the four projections have a bias. Vaswani et al. write none.
+        scale: what products of queries and keys are multiplied by; None for 1 / sqrt(head_dim).
+        rotary_base: of rotary positions, the longest wavelength over 2 pi.
 
     Call arguments:
         query: (b, t, d)
@@ -92,6 +59,9 @@ class MultiHeadAttention(keras.layers.Layer):
         query_mask: (b, t) bool; padded queries get zeros, and are not looked at where there is no memory.
         memory_mask: (b, s) bool, false for places that must not be looked at.
         causal: whether a query sees places up to its own only.
+        bias: (1 or b, n, t, s) float, added to the scaled products; of `kind="full"` only.
+        places: (t,) or (b, t), where rotary positions take the queries, and keys of the same sequence, to be; None
+            for their order.
         cache: with `position`, of `empty_cache`, what was said so far; without it, of `memory_cache`, the whole memory.
         position: scalar, the place of the first query; what it sees is the cache up to its own place.
         return_weights: whether the weights are returned, too.
@@ -120,6 +90,8 @@ class MultiHeadAttention(keras.layers.Layer):
         window_blocks: int = 1,
         num_global: int = 1,
         use_bias: bool = True,
+        scale: float | None = None,
+        rotary_base: float = 10000.0,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # a cache keeps its float32; the projections cast what they get
@@ -139,6 +111,9 @@ class MultiHeadAttention(keras.layers.Layer):
         self.kind, self.rotary, self.dropout_rate, self.use_bias = kind, rotary, dropout, use_bias
         self.window, self.block_size = window, block_size
         self.window_blocks, self.num_global = window_blocks, num_global
+        self.scale, self.rotary_base = scale, rotary_base
+        if scale is not None and kind == "linear":
+            raise ValueError(f"Linear attention has no scale. Received: {scale}")
         self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype="float32") if dropout else None
         heads = {"query": num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}
         for name, count in heads.items():
@@ -163,35 +138,43 @@ class MultiHeadAttention(keras.layers.Layer):
         query_mask=None,
         memory_mask=None,
         causal=False,
+        bias=None,
+        places=None,
         cache=None,
         position=None,
         return_weights=False,
         training=None,
     ):
+        if bias is not None and self.kind != "full":
+            raise ValueError(f'A bias needs kind="full". Received: {self.kind!r}')
         if memory is not None and self.kind in ("window", "block_sparse"):
             raise ValueError(f"{self.kind} attention is of a sequence to itself. Received: a memory")
         if memory is None and memory_mask is None and cache is None:
             memory_mask = query_mask
         weights = None
-        first = 0 if position is None else position
-        queries = self._heads(self.query_dense(query), self.num_heads, first)  # (b, t, n, d)
+        if places is None:
+            places = self._order(query, 0 if position is None else position)
+        queries = self._heads(self.query_dense(query), self.num_heads, places)  # (b, t, n, d)
+        if self.scale is not None:
+            queries = queries * (self.scale * self.head_dim**0.5)  # what divides them again is the same for all
         if cache is None:
-            keys, values = self._keys_and_values(query if memory is None else memory)  # (b, s, m, d)
-            out, weights = self._attend(queries, keys, values, memory_mask, causal, return_weights, training)
+            read = (query, places) if memory is None else (memory, self._order(memory))
+            keys, values = self._keys_and_values(*read)  # (b, s, m, d)
+            out, weights = self._attend(queries, keys, values, memory_mask, causal, bias, return_weights, training)
         elif position is None:
             allowed = self._allowed(ops.shape(queries)[1], ops.shape(cache["key"])[2], memory_mask, causal)
-            out, weights = self._plain(_turned(queries), cache["key"], cache["value"], allowed)
+            out, weights = self._plain(turned(queries), cache["key"], cache["value"], allowed, bias)
         elif self.kind == "linear":
-            keys, values = self._keys_and_values(query, position)
-            out, cache = _linear_step(_turned(queries), _turned(keys), _turned(values), cache)
+            keys, values = self._keys_and_values(query, places)
+            out, cache = linear_step(turned(queries), turned(keys), turned(values), cache)
         else:
-            cache = _continued(cache, self._keys_and_values(query, position), position)
+            cache = continued(cache, self._keys_and_values(query, places), position)
             allowed = self._allowed(ops.shape(queries)[1], cache["key"].shape[2], memory_mask, True, position)
-            out, weights = self._plain(_turned(queries), cache["key"], cache["value"], allowed)
+            out, weights = self._plain(turned(queries), cache["key"], cache["value"], allowed, bias)
         if weights is not None and self.listener:
             self.listener(self.name, weights)
         if cache is not None:
-            out = _turned(out)  # (b, t, n, d)
+            out = turned(out)  # (b, t, n, d)
         out = ops.reshape(out, (*ops.shape(out)[:2], self.num_heads * self.head_dim))  # (b, t, n * d)
         out = self.output_dense(out)  # (b, t, width)
         if query_mask is not None:
@@ -212,8 +195,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def memory_cache(self, memory):
         """Keys and values of a memory (b, s, e), to ask it step by step: (b, m, s, d) each."""
-        keys, values = self._keys_and_values(memory)
-        return {"key": _turned(keys), "value": _turned(values)}
+        keys, values = self._keys_and_values(memory, self._order(memory))
+        return {"key": turned(keys), "value": turned(values)}
 
     def empty_cache(self, batch, length: int):
         """What is known before the first of `length` steps: keys and values (b, m, t, d), or their sums ("linear")."""
@@ -223,30 +206,32 @@ class MultiHeadAttention(keras.layers.Layer):
             return {name: ops.zeros(shape, "float32") for name, shape in shapes.items()}
         return {name: ops.zeros((batch, heads, length, width), self.compute_dtype) for name in ("key", "value")}
 
-    def _heads(self, x, count, position):
-        """Heads apart, and turned by their places if there is a position: (b, t, n * d) to (b, t, n, d)."""
+    def _order(self, x, first=0):
+        """Places (t,) of the tokens of x (b, t, d), where rotary positions need them; else None."""
+        return ops.arange(ops.shape(x)[1], dtype="int32") + first if self.rotary else None
+
+    def _heads(self, x, count, places=None):
+        """Heads apart, and turned by their places if there are any: (b, t, n * d) to (b, t, n, d)."""
         x = ops.reshape(x, (*ops.shape(x)[:2], count, self.head_dim))
-        if not self.rotary or position is None:
-            return x
-        return rotary(x, ops.arange(ops.shape(x)[1], dtype="int32") + position)
+        return x if places is None else rotary(x, places, self.rotary_base)
 
-    def _keys_and_values(self, memory, position=0):
+    def _keys_and_values(self, memory, places):
         """(b, s, m, d) each."""
-        keys = self._heads(self.key_dense(memory), self.num_kv_heads, position)
-        return keys, self._heads(self.value_dense(memory), self.num_kv_heads, None)
+        keys = self._heads(self.key_dense(memory), self.num_kv_heads, places)
+        return keys, self._heads(self.value_dense(memory), self.num_kv_heads)
 
-    def _attend(self, queries, keys, values, mask, causal, wanted, training):
+    def _attend(self, queries, keys, values, mask, causal, bias, wanted, training):
         """Answers (b, t, n, d) and, if wanted or at hand, weights, from (b, t, n, d) and (b, s, m, d) twice."""
         wanted = wanted or self.listener is not None
         variant = None if wanted else self._variant()
         if variant is not None:
-            return _turned(variant(_turned(queries), _turned(keys), _turned(values), mask=mask, causal=causal)), None
+            return turned(variant(turned(queries), turned(keys), turned(values), mask=mask, causal=causal)), None
         allowed = self._allowed(ops.shape(queries)[1], ops.shape(keys)[1], mask, causal)
         whole = self.num_heads == self.num_kv_heads and self.compute_dtype != "float16"  # where -1e9 is infinite
         if self.kind == "full" and whole and not wanted and not (self.dropout and training):
-            return _fused(queries, keys, values, allowed, mask is not None), None
-        out, weights = self._plain(_turned(queries), _turned(keys), _turned(values), allowed, training)
-        return _turned(out), weights
+            return fused(queries, keys, values, allowed, mask is not None, bias), None
+        out, weights = self._plain(turned(queries), turned(keys), turned(values), allowed, bias, training)
+        return turned(out), weights
 
     def _variant(self):
         """The function for long input of this kind, or None."""
@@ -265,16 +250,17 @@ class MultiHeadAttention(keras.layers.Layer):
             return partial(long_attention.chunked_attention, chunk=self.block_size)
         return None
 
-    def _plain(self, query, key, value, allowed, training=False):
+    def _plain(self, query, key, value, allowed, bias=None, training=False):
         """Answers (b, n, t, d) and weights (b, n, t, s), all of them."""
         if self.kind == "linear":
-            weights = _products(long_attention.features(query), long_attention.features(key))
+            weights = products(long_attention.features(query), long_attention.features(key))
             weights = weights if allowed is None else ops.where(allowed, weights, 0.0)
             weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-9)
         else:
-            weights = normalized(_products(query, key) * self.head_dim**-0.5, allowed)
+            scores = products(query, key) * self.head_dim**-0.5  # (b, n, t, s)
+            weights = normalized(scores if bias is None else scores + ops.cast(bias, "float32"), allowed)
         dropped = self.dropout(weights, training=training) if self.dropout else weights
-        return _answers(dropped, value), weights
+        return answers(dropped, value), weights
 
     def _allowed(self, times, length, mask, causal, position=0):
         """Where each of t queries from `position` on may look among s keys: (b or 1, 1, t or 1, s), None for all."""
@@ -293,58 +279,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def get_config(self):
         names = ("num_heads", "head_dim", "num_kv_heads", "rotary", "kind", "window", "block_size", "window_blocks")
-        config = {name: getattr(self, name) for name in (*names, "num_global", "use_bias")}
+        config = {name: getattr(self, name) for name in (*names, "num_global", "use_bias", "scale", "rotary_base")}
         return super().get_config() | config | {"dropout": self.dropout_rate}
-
-
-def _turned(x):
-    """(b, t, n, d) to (b, n, t, d) and back."""
-    return ops.swapaxes(x, 1, 2)
-
-
-def _fused(queries, keys, values, allowed, padded):
-    """Keras's own attention of (b, t, n, d), which takes masks best as numbers that are added to the scores."""
-    bias = None if allowed is None else ops.where(allowed, 0.0, LEAST)
-    out = ops.dot_product_attention(queries, keys, values, bias=bias)  # (b, t, n, d)
-    if not padded:
-        return out
-    seeing = ops.swapaxes(ops.any(allowed, axis=-1, keepdims=True), 1, 2)  # (b, t or 1, 1, 1)
-    return out * ops.cast(seeing, out.dtype)
-
-
-def _continued(cache, new, position):
-    """A cache with new keys and values, (b, t, m, d) each, written from `position` on."""
-    places = ops.arange(cache["key"].shape[2], dtype="int32") - position  # (s,), of the new ones from 0 on
-    count = ops.shape(new[0])[1]
-    here = ops.logical_and(places >= 0, places < count)[:, None]  # (s, 1)
-
-    def written(old, more):
-        more = _turned(more)  # (b, m, t, d)
-        if more.shape[2] != 1:
-            more = ops.take(more, ops.clip(places, 0, count - 1), axis=2)  # (b, m, s, d)
-        return ops.where(here, more, old)
-
-    return {"key": written(cache["key"], new[0]), "value": written(cache["value"], new[1])}
-
-
-def _linear_step(query, key, value, cache):
-    """Linear attention of queries (b, n, t, d) to what the sums in a cache stand for and to each other, causal.
-
-    Reference: Katharopoulos et al. 2020, eq. 10 to 12 and 18 to 20.
-    """
-    query, key, floats = long_attention.features(query), long_attention.features(key), ops.cast(value, "float32")
-    inside = _products(query, key)  # (b, n, t, t)
-    rows = ops.arange(ops.shape(query)[2])
-    inside = ops.where(rows[:, None] >= rows, inside, 0.0)
-    groups = query.shape[1] // key.shape[1]
-    sums, norm = ops.repeat(cache["sum"], groups, axis=1), ops.repeat(cache["norm"], groups, axis=1)
-    above = _answers(inside, floats) + ops.einsum("bntd,bnde->bnte", query, sums)
-    below = ops.sum(inside, axis=-1) + ops.einsum("bntd,bnd->bnt", query, norm)
-    cache = {
-        "sum": cache["sum"] + ops.einsum("bmtd,bmte->bmde", key, floats),
-        "norm": cache["norm"] + ops.sum(key, axis=2),
-    }
-    return ops.cast(above / ops.maximum(below, 1e-9)[..., None], value.dtype), cache
 
 
 def attention_maps(model: keras.Model, inputs) -> dict:

@@ -5,12 +5,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from models.layers import activations
 from models.layers.attention import KINDS, MultiHeadAttention
 from models.layers.classification import check_choice, check_sizes
 from models.layers.embeddings import POSITIONS
 from models.layers.regularization import check_rate
 
-NORMALIZATIONS = ("post", "pre")
+NORMALIZATIONS, NORMS = ("post", "pre"), ("layer", "rms")
 
 
 @keras.saving.register_keras_serializable("dl_essentials")
@@ -23,17 +24,23 @@ class TransformerBlock(keras.layers.Layer):
         causal: whether a place sees only itself and those before it.
         memory: whether the block attends to a memory, too.
         normalization: "post", after each shortcut is added, or "pre", before each sub-layer.
+        norm: "layer", layer normalization, or "rms", by the root of the mean square, without a mean and a bias.
         dropout: share dropped in training of the output of each sub-layer.
-        activation: of the hidden dense layer.
-        epsilon: added to the variance in layer normalization.
+        hidden_dropout: share dropped in training of the hidden dense layer's output.
+        activation: of the hidden dense layer, as `models.layers.activations.get` takes it.
+        gated: whether the hidden layer is multiplied by a second one without an activation.
+        dense_bias: whether the dense layers have a bias.
+        epsilon: added to the variance in normalization.
+        head_dim: length of a query, key and value of one head; None for the width over the heads.
         attention: arguments of `MultiHeadAttention` for the attention to itself; the one to the memory takes the same
-            `num_kv_heads`, is "chunked" if this is, and full otherwise.
+            `num_kv_heads`, `scale` and `dropout`, is "chunked" if this is, and full otherwise.
 
     Call arguments:
         x: (b, t, d)
         memory: (b, s, e), or what `memory_cache` made of it; then each row of it may answer several rows of `x`.
         padding_mask, memory_mask: (b, t) and (b, s) bool, true where there is no padding.
-        cache, position: of the attention to itself, as `MultiHeadAttention` takes them.
+        bias, places, cache, position: of the attention to itself, as `MultiHeadAttention` takes them.
+        self_mask: (b, s) bool, which places of a cache may be looked at.
         return_weights: whether the weights of the attention to the memory are returned.
 
     Output shape: (b, t, d); after it, if wanted, the weights (b, n, t, s), or (b, n, k * t, s) of k rows per row of
@@ -43,7 +50,8 @@ class TransformerBlock(keras.layers.Layer):
         ValueError: an argument is not as described.
 
     Reference: Vaswani et al. 2017, section 3.1 to 3.3 and 5.4; Xiong et al. 2020, "On layer normalization in the
-        transformer architecture", figure 1, for "pre".
+        transformer architecture", figure 1, for "pre"; Zhang and Sennrich 2019, "Root mean square layer
+        normalization", eq. 4, for "rms"; Shazeer 2020, "GLU variants improve transformer", eq. 6, for `gated`.
     """
 
     def __init__(
@@ -54,9 +62,14 @@ class TransformerBlock(keras.layers.Layer):
         causal: bool = False,
         memory: bool = False,
         normalization: str = "post",
+        norm: str = "layer",
         dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
         activation: str = "relu",
+        gated: bool = False,
+        dense_bias: bool = True,
         epsilon: float = 1e-6,
+        head_dim: int | None = None,
         attention: dict[str, Any] | None = None,
         **kwargs,
     ):
@@ -67,35 +80,51 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.causal, self.memory, self.activation, self.epsilon = causal, memory, activation, epsilon
         self.normalization = check_choice("normalization", normalization, NORMALIZATIONS)
+        self.norm, self.gated, self.dense_bias = check_choice("norm", norm, NORMS), gated, dense_bias
+        self.head_dim = head_dim and check_sizes("head_dim", head_dim)[0]
         self.dropout, self.attention = check_rate("dropout", dropout), {"use_bias": False, **(attention or {})}
+        self.hidden_dropout = check_rate("hidden_dropout", hidden_dropout)
 
     def build(self, x_shape, memory_shape=None):
         width, policy = x_shape[-1], {"dtype": self.dtype_policy}
-        if width % self.num_heads:
+        if width % self.num_heads and not self.head_dim:
             raise ValueError(f"num_heads must divide width. Received: num_heads={self.num_heads}, width={width}")
-        heads = {"num_heads": self.num_heads, "head_dim": width // self.num_heads} | policy
+        heads = {"num_heads": self.num_heads, "head_dim": self.head_dim or width // self.num_heads} | policy
         self.self_attention = MultiHeadAttention(**heads, **self.attention, name=f"{self.name}_self_attention")
         self.self_attention.build(x_shape)
         sublayers = ["self_attention", "dense"]
         if self.memory:
             sublayers.insert(1, "memory_attention")
             kept = {
-                key: self.attention[key] for key in ("num_kv_heads", "block_size", "use_bias") if key in self.attention
+                key: self.attention[key]
+                for key in ("num_kv_heads", "block_size", "use_bias", "scale", "dropout")
+                if key in self.attention
             }
             kind = "chunked" if self.attention.get("kind") == "chunked" else "full"
             self.memory_attention = MultiHeadAttention(**heads, **kept, kind=kind, name=f"{self.name}_memory_attention")
             self.memory_attention.build(x_shape, memory_shape)
-        self.hidden_dense = keras.layers.Dense(self.hidden_dim, self.activation, name=f"{self.name}_hidden", **policy)
+        policy |= {"use_bias": self.dense_bias}
+        activation = activations.get(self.activation)
+        self.hidden_dense = keras.layers.Dense(self.hidden_dim, activation, name=f"{self.name}_hidden", **policy)
         self.hidden_dense.build(x_shape)
+        if self.gated:
+            self.gate_dense = keras.layers.Dense(self.hidden_dim, name=f"{self.name}_gate", **policy)
+            self.gate_dense.build(x_shape)
         self.output_dense = keras.layers.Dense(width, name=f"{self.name}_output", **policy)
         self.output_dense.build((*x_shape[:-1], self.hidden_dim))
+        policy.pop("use_bias")
+        kind = keras.layers.RMSNormalization if self.norm == "rms" else keras.layers.LayerNormalization
         self.norms, self.drops = {}, {}
         for sublayer in sublayers:
             name = f"{self.name}_{sublayer}"
-            self.norms[sublayer] = keras.layers.LayerNormalization(epsilon=self.epsilon, name=f"{name}_norm", **policy)
+            self.norms[sublayer] = kind(epsilon=self.epsilon, name=f"{name}_norm", **policy)
             self.norms[sublayer].build(x_shape)
             if self.dropout:
                 self.drops[sublayer] = keras.layers.Dropout(self.dropout, name=f"{name}_dropout", **policy)
+        if self.hidden_dropout:
+            self.drops["hidden"] = keras.layers.Dropout(
+                self.hidden_dropout, name=f"{self.name}_hidden_dropout", **policy
+            )
 
     def call(
         self,
@@ -104,6 +133,9 @@ class TransformerBlock(keras.layers.Layer):
         *,
         padding_mask=None,
         memory_mask=None,
+        self_mask=None,
+        bias=None,
+        places=None,
         cache=None,
         position=None,
         return_weights=False,
@@ -111,7 +143,8 @@ class TransformerBlock(keras.layers.Layer):
     ):
         x = ops.cast(x, self.compute_dtype)
         y = self._enter(x, "self_attention")
-        known = {"memory_mask": padding_mask, "causal": self.causal, "cache": cache, "position": position}
+        known = {"memory_mask": padding_mask if self_mask is None else self_mask, "causal": self.causal}
+        known |= {"bias": bias, "places": places, "cache": cache, "position": position}
         y = self.self_attention(y, **known, training=training)
         y, cache = (y, None) if position is None else y
         x = self._leave(x, y, "self_attention", training)
@@ -128,8 +161,11 @@ class TransformerBlock(keras.layers.Layer):
                 )
                 y, weights = y if return_weights else (y, None)
             x = self._leave(x, y, "memory_attention", training)
-        y = self.output_dense(self.hidden_dense(self._enter(x, "dense")))
-        x = self._leave(x, y, "dense", training)
+        entered = self._enter(x, "dense")
+        y = self.hidden_dense(entered)
+        y = y * self.gate_dense(entered) if self.gated else y
+        y = self.drops["hidden"](y, training=training) if self.hidden_dropout else y
+        x = self._leave(x, self.output_dense(y), "dense", training)
         results = (x,) + (weights,) * return_weights + (cache,) * (position is not None)
         return results if len(results) > 1 else x
 
@@ -149,10 +185,10 @@ class TransformerBlock(keras.layers.Layer):
         return self.norms[sublayer](x) if self.normalization == "post" else x
 
     def get_config(self):
-        names = ("num_heads", "hidden_dim", "causal", "memory", "normalization", "dropout", "activation", "epsilon")
-        return (
-            super().get_config() | {name: getattr(self, name) for name in names} | {"attention": dict(self.attention)}
-        )
+        names = ("num_heads", "hidden_dim", "causal", "memory", "normalization", "norm", "dropout", "hidden_dropout")
+        names += ("activation", "gated", "dense_bias", "epsilon", "head_dim")
+        own = {name: getattr(self, name) for name in names}
+        return super().get_config() | own | {"attention": dict(self.attention)}
 
 
 def block_arguments(
