@@ -7,6 +7,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+# Names of activations in config.json -> ours (see `models.layers.activations`).
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
 
 class Entry(NamedTuple):
     """Where our weights stand in a tensor of a file.
@@ -83,6 +94,14 @@ def linear(weights: Mapping[str, Any], path: str, name: str, bias: bool = True) 
 def normal(weights: Mapping[str, Any], path: str, name: str) -> dict[str, Entry]:
     """Entries of a layer normalization."""
     return {f"{name}.weight": Entry((weights[f"{path}/gamma"],)), f"{name}.bias": Entry((weights[f"{path}/beta"],))}
+
+
+def activation(config: Mapping[str, Any], key: str, default: str) -> str:
+    """Our name of an activation of config.json."""
+    name = config.get(key, default)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"Expected {key} of {', '.join(ACTIVATIONS)} in config.json. Received: {name!r}")
+    return ACTIVATIONS[name]
 
 
 def required(config: Mapping[str, Any], **expected: Any) -> None:

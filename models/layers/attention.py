@@ -18,7 +18,7 @@ from models.layers.alignment import AdditiveAttention, MultiplicativeAttention, 
 from models.layers.caches import continued, linear_step
 from models.layers.classification import check_choice, check_sizes
 from models.layers.dot_product import answers, dot_product, fused, products, turned
-from models.layers.embeddings import rotary
+from models.layers.embeddings import initializer, rotary
 from models.layers.regularization import check_rate
 
 __all__ = [
@@ -52,6 +52,8 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: whether the four projections have a bias. Vaswani et al. write none.
         scale: what products of queries and keys are multiplied by; None for 1 / sqrt(head_dim).
         rotary_base: of rotary positions, the longest wavelength over 2 pi.
+        stddev, output_stddev: of the normal distribution (cut at two of them) that the kernels begin with, and that of
+            the output projection; None for Glorot and Bengio's uniform one.
 
     Call arguments:
         query: (b, t, d)
@@ -92,6 +94,8 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: bool = True,
         scale: float | None = None,
         rotary_base: float = 10000.0,
+        stddev: float | None = None,
+        output_stddev: float | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # a cache keeps its float32; the projections cast what they get
@@ -112,12 +116,14 @@ class MultiHeadAttention(keras.layers.Layer):
         self.window, self.block_size = window, block_size
         self.window_blocks, self.num_global = window_blocks, num_global
         self.scale, self.rotary_base = scale, rotary_base
+        self.stddev, self.output_stddev = stddev, output_stddev
         if scale is not None and kind == "linear":
             raise ValueError(f"Linear attention has no scale. Received: {scale}")
         self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype="float32") if dropout else None
         heads = {"query": num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}
         for name, count in heads.items():
-            dense = keras.layers.Dense(count * head_dim, use_bias=use_bias, name=name, dtype=self.dtype_policy)
+            start = {"kernel_initializer": initializer(stddev), "dtype": self.dtype_policy}
+            dense = keras.layers.Dense(count * head_dim, use_bias=use_bias, name=name, **start)
             setattr(self, f"{name}_dense", dense)
 
     def build(self, query_shape, memory_shape=None):
@@ -125,9 +131,8 @@ class MultiHeadAttention(keras.layers.Layer):
         self.query_dense.build(query_shape)
         self.key_dense.build(memory_shape)
         self.value_dense.build(memory_shape)
-        self.output_dense = keras.layers.Dense(
-            query_shape[-1], use_bias=self.use_bias, name="output", dtype=self.dtype_policy
-        )
+        start = {"kernel_initializer": initializer(self.output_stddev), "dtype": self.dtype_policy}
+        self.output_dense = keras.layers.Dense(query_shape[-1], use_bias=self.use_bias, name="output", **start)
         self.output_dense.build((*query_shape[:-1], self.num_heads * self.head_dim))
 
     def call(
@@ -279,7 +284,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def get_config(self):
         names = ("num_heads", "head_dim", "num_kv_heads", "rotary", "kind", "window", "block_size", "window_blocks")
-        config = {name: getattr(self, name) for name in (*names, "num_global", "use_bias", "scale", "rotary_base")}
+        names += ("num_global", "use_bias", "scale", "rotary_base", "stddev", "output_stddev")
+        config = {name: getattr(self, name) for name in names}
         return super().get_config() | config | {"dropout": self.dropout_rate}
 
 

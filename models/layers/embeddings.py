@@ -13,16 +13,31 @@ from models.layers.decoding import PAD
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 
 
+def initializer(stddev: float | None):
+    """What a kernel begins with: normal numbers, cut at two deviations, or Glorot and Bengio's without a deviation."""
+    return "glorot_uniform" if stddev is None else keras.initializers.TruncatedNormal(stddev=stddev)
+
+
 @keras.saving.register_keras_serializable("dl_essentials")
 class PaddingMask(keras.layers.Layer):
     """Where a sequence of token ids is no padding.
+
+    Args:
+        pad_id: the id of padding.
 
     Input shape: (b, t) int
     Output shape: (b, t) bool
     """
 
+    def __init__(self, pad_id: int = PAD, **kwargs):
+        super().__init__(**kwargs)
+        self.pad_id = pad_id
+
     def call(self, token_ids):
-        return ops.not_equal(token_ids, PAD)
+        return ops.not_equal(token_ids, self.pad_id)
+
+    def get_config(self):
+        return super().get_config() | {"pad_id": self.pad_id}
 
 
 @keras.saving.register_keras_serializable("dl_essentials")
@@ -33,6 +48,7 @@ class TokenEmbedding(keras.layers.Layer):
         vocab_size: number of tokens, v.
         width: length of a vector, d.
         scale: whether vectors are multiplied by sqrt(d), so that they have variance 1 at first.
+        stddev: of the normal distribution that the vectors begin with; None for 1 / sqrt(d).
 
     Input shape: (b, t) int, each in [0, v); of the reverse (b, t, d).
     Output shape: (b, t, d); of the reverse (b, t, v), in float32 under every precision policy.
@@ -44,13 +60,13 @@ class TokenEmbedding(keras.layers.Layer):
         models", section 3, for the tied output, which has no bias.
     """
 
-    def __init__(self, vocab_size: int, width: int, *, scale: bool = False, **kwargs):
+    def __init__(self, vocab_size: int, width: int, *, scale: bool = False, stddev: float | None = None, **kwargs):
         super().__init__(**kwargs)
         self.vocab_size, self.width = check_sizes("vocab_size", vocab_size)[0], check_sizes("width", width)[0]
-        self.scale = scale
+        self.scale, self.stddev = scale, stddev
 
     def build(self, input_shape):
-        start = keras.initializers.RandomNormal(stddev=self.width**-0.5)
+        start = keras.initializers.RandomNormal(stddev=self.stddev or self.width**-0.5)
         shape = (self.vocab_size, self.width)
         self.embeddings = self.add_weight(shape=shape, initializer=start, autocast=False, name="embeddings")
 
@@ -61,7 +77,8 @@ class TokenEmbedding(keras.layers.Layer):
         return vectors * self.width**0.5 if self.scale else vectors
 
     def get_config(self):
-        return super().get_config() | {"vocab_size": self.vocab_size, "width": self.width, "scale": self.scale}
+        names = ("vocab_size", "width", "scale", "stddev")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 # The file of the vision transformer has registered a layer of the same name.
@@ -73,7 +90,8 @@ class PositionEmbedding(keras.layers.Layer):
         kind: "sinusoidal", for any length, or "learned".
         max_length: number of learned vectors; places after them get the last one. Sinusoids need none.
 
-    Input shape: (b, t, d); `position`, a scalar, is the place of the first token.
+    Input shape: (b, t, d); `position`, a scalar, is the place of the first token, or `places`, (t,) or (b, t), are
+        those of all.
     Output shape: (b, t, d)
 
     Raises:
@@ -94,8 +112,9 @@ class PositionEmbedding(keras.layers.Layer):
             shape = (self.max_length, input_shape[-1])
             self.positions = self.add_weight(shape=shape, initializer=start, name="positions")
 
-    def call(self, x, position=0):
-        places = ops.arange(x.shape[1] or ops.shape(x)[1], dtype="int32") + position  # (t,)
+    def call(self, x, position=0, places=None):
+        if places is None:
+            places = ops.arange(x.shape[1] or ops.shape(x)[1], dtype="int32") + position  # (t,)
         if self.kind == "learned":
             vectors = ops.take(self.positions, ops.minimum(places, self.positions.shape[0] - 1), axis=0)  # (t, d)
         else:
@@ -127,10 +146,10 @@ def sinusoidal_positions(length, width: int):
 
 
 def sinusoids(places, width: int):
-    """`sinusoidal_positions` of any places: (t,) to (t, width) float32."""
+    """`sinusoidal_positions` of any places: (...,) to (..., width) float32."""
     angles = _angles(places, width, 10000.0)  # (t, d / 2)
-    pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (t, d / 2, 2)
-    return ops.reshape(pairs, (-1, width))  # (t, d)
+    pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (..., d / 2, 2)
+    return ops.reshape(pairs, (*ops.shape(pairs)[:-2], width))  # (..., d)
 
 
 def rotary(x, positions, base: float = 10000.0):

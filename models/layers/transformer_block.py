@@ -8,7 +8,7 @@ from keras import ops
 from models.layers import activations
 from models.layers.attention import KINDS, MultiHeadAttention
 from models.layers.classification import check_choice, check_sizes
-from models.layers.embeddings import POSITIONS
+from models.layers.embeddings import POSITIONS, initializer
 from models.layers.regularization import check_rate
 
 NORMALIZATIONS, NORMS = ("post", "pre"), ("layer", "rms")
@@ -32,6 +32,8 @@ class TransformerBlock(keras.layers.Layer):
         dense_bias: whether the dense layers have a bias.
         epsilon: added to the variance in normalization.
         head_dim: length of a query, key and value of one head; None for the width over the heads.
+        stddev: of the normal distribution that kernels begin with; None for Glorot and Bengio's uniform one.
+        output_stddev: that of the kernels whose output joins the shortcut; None for `stddev`.
         attention: arguments of `MultiHeadAttention` for the attention to itself; the one to the memory takes the same
             `num_kv_heads`, `scale` and `dropout`, is "chunked" if this is, and full otherwise.
 
@@ -70,6 +72,8 @@ class TransformerBlock(keras.layers.Layer):
         dense_bias: bool = True,
         epsilon: float = 1e-6,
         head_dim: int | None = None,
+        stddev: float | None = None,
+        output_stddev: float | None = None,
         attention: dict[str, Any] | None = None,
         **kwargs,
     ):
@@ -84,12 +88,14 @@ class TransformerBlock(keras.layers.Layer):
         self.head_dim = head_dim and check_sizes("head_dim", head_dim)[0]
         self.dropout, self.attention = check_rate("dropout", dropout), {"use_bias": False, **(attention or {})}
         self.hidden_dropout = check_rate("hidden_dropout", hidden_dropout)
+        self.stddev, self.output_stddev = stddev, output_stddev or stddev
 
     def build(self, x_shape, memory_shape=None):
         width, policy = x_shape[-1], {"dtype": self.dtype_policy}
         if width % self.num_heads and not self.head_dim:
             raise ValueError(f"num_heads must divide width. Received: num_heads={self.num_heads}, width={width}")
         heads = {"num_heads": self.num_heads, "head_dim": self.head_dim or width // self.num_heads} | policy
+        heads |= {"stddev": self.stddev, "output_stddev": self.output_stddev}
         self.self_attention = MultiHeadAttention(**heads, **self.attention, name=f"{self.name}_self_attention")
         self.self_attention.build(x_shape)
         sublayers = ["self_attention", "dense"]
@@ -103,16 +109,17 @@ class TransformerBlock(keras.layers.Layer):
             kind = "chunked" if self.attention.get("kind") == "chunked" else "full"
             self.memory_attention = MultiHeadAttention(**heads, **kept, kind=kind, name=f"{self.name}_memory_attention")
             self.memory_attention.build(x_shape, memory_shape)
-        policy |= {"use_bias": self.dense_bias}
+        policy |= {"use_bias": self.dense_bias, "kernel_initializer": initializer(self.stddev)}
         activation = activations.get(self.activation)
         self.hidden_dense = keras.layers.Dense(self.hidden_dim, activation, name=f"{self.name}_hidden", **policy)
         self.hidden_dense.build(x_shape)
         if self.gated:
             self.gate_dense = keras.layers.Dense(self.hidden_dim, name=f"{self.name}_gate", **policy)
             self.gate_dense.build(x_shape)
+        policy["kernel_initializer"] = initializer(self.output_stddev)
         self.output_dense = keras.layers.Dense(width, name=f"{self.name}_output", **policy)
         self.output_dense.build((*x_shape[:-1], self.hidden_dim))
-        policy.pop("use_bias")
+        policy = {"dtype": self.dtype_policy}
         kind = keras.layers.RMSNormalization if self.norm == "rms" else keras.layers.LayerNormalization
         self.norms, self.drops = {}, {}
         for sublayer in sublayers:
@@ -186,7 +193,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def get_config(self):
         names = ("num_heads", "hidden_dim", "causal", "memory", "normalization", "norm", "dropout", "hidden_dropout")
-        names += ("activation", "gated", "dense_bias", "epsilon", "head_dim")
+        names += ("activation", "gated", "dense_bias", "epsilon", "head_dim", "stddev", "output_stddev")
         own = {name: getattr(self, name) for name in names}
         return super().get_config() | own | {"attention": dict(self.attention)}
 
