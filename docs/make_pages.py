@@ -94,7 +94,8 @@ def count(model: str, size: str) -> int:
 
     builder = every_model()[model]
     keras.utils.clear_session()
-    return builder(*input_of(model, size), **(builder.sizes[size] if size else {})).count_params()
+    with keras.StatelessScope(initialize_variables=False):  # weights have shapes, and no values
+        return builder(*input_of(model, size), **(builder.sizes[size] if size else {})).count_params()
 
 
 def count_all() -> None:

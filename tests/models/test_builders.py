@@ -271,7 +271,8 @@ def test_arguments_of_one_builder_are_checked(name, arguments):
     ids=["vgg16", "vgg19", "resnet50", "resnet101", "resnet50v2", "inception_v3", "b0", "b7", "vit_b16"],
 )
 def test_published_sizes_have_the_published_number_of_parameters(build_large, size, side, count):
-    assert build_large((side, side, 3), 1000, **size).count_params() == count
+    with keras.StatelessScope(initialize_variables=False):  # weights have shapes, and no values
+        assert build_large((side, side, 3), 1000, **size).count_params() == count
 
 
 def processes():
