@@ -1,7 +1,7 @@
 """What `from_pretrained` has to know of a family of checkpoints; each family is in a file beside this one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import keras
@@ -64,6 +64,7 @@ class Family:
         prefix: what the names of all tensors but the head's begin with, as far as the file has a head.
         head_tensors: regular expressions of the names of tensors that belong to a head.
         ignored: regular expressions of the names of tensors that hold no weights: buffers, and copies of tied weights.
+        unused: regular expressions of the names of tensors that published files have though their head never reads them.
         build: from config.json, the head, the number of classes (None: as config.json says) and the names of the file's
             tensors to an uncompiled model. It must read every field that changes an answer, and refuse what it lacks.
         config: from a model to what config.json must say of it, `architectures` and `model_type` too.
@@ -75,6 +76,7 @@ class Family:
     prefix: str
     head_tensors: Sequence[str]
     ignored: Sequence[str]
+    unused: Sequence[str] = field(default=(), kw_only=True)
     build: Callable[[dict[str, Any], str, int | None, set[str]], keras.Model]
     config: Callable[[keras.Model], dict[str, Any]]
     entries: Callable[[keras.Model], dict[str, Entry]]

@@ -214,7 +214,8 @@ def matched(
     for name in sorted(set(names) - set(entries)):
         if any(re.fullmatch(one, name) for one in family.ignored):
             continue
-        if not same and any(re.match(one, name) for one in family.head_tensors):
+        other = family.unused if same else family.head_tensors
+        if any(re.match(one, name) for one in other):
             dropped.append(name)
         else:
             problems.append(f"nothing for the file's {names[name]} {found.shape(names[name])}")
@@ -246,7 +247,7 @@ def to_pretrained(model: keras.Model, folder: str | Path, tokenizer: Any = None)
         raise ValueError(f"Expected a model of {', '.join(FAMILIES)}. Received: {model.name}")
     module, name = FAMILIES[kind]
     family: Family = getattr(import_module(f"models.checkpoints.{module}"), name)
-    config = {**family.config(model), "torch_dtype": np.dtype(model.weights[0].dtype).name}
+    config = {**family.config(model), "dtype": model.weights[0].dtype}
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     part.mkdir(parents=True)
     try:
