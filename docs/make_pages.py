@@ -93,9 +93,11 @@ def count(model: str, size: str) -> int:
     import keras
 
     builder = every_model()[model]
-    keras.utils.clear_session()
-    with keras.StatelessScope(initialize_variables=False):  # weights have shapes, and no values
-        return builder(*input_of(model, size), **(builder.sizes[size] if size else {})).count_params()
+    try:
+        with keras.StatelessScope(initialize_variables=False):  # weights have shapes, and no values
+            return builder(*input_of(model, size), **(builder.sizes[size] if size else {})).count_params()
+    finally:
+        keras.utils.clear_session()  # Keras would make them when the next model is built
 
 
 def count_all() -> None:

@@ -64,7 +64,7 @@ class Family:
         prefix: what the names of all tensors but the head's begin with, as far as the file has a head.
         head_tensors: regular expressions of the names of tensors that belong to a head.
         ignored: regular expressions of the names of tensors that hold no weights: buffers, and copies of tied weights.
-        unused: regular expressions of the names of tensors that published files have though their head never reads them.
+        unused: regular expressions of the names of tensors that published files have though their head reads none.
         build: from config.json, the head, the number of classes (None: as config.json says) and the names of the file's
             tensors to an uncompiled model. It must read every field that changes an answer, and refuse what it lacks.
         config: from a model to what config.json must say of it, `architectures` and `model_type` too.

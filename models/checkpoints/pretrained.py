@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 from models.checkpoints import tensors
 from models.checkpoints.family import Entry, Family

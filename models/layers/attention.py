@@ -157,7 +157,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if memory is None and memory_mask is None and cache is None:
             memory_mask = query_mask
         weights = None
-        if places is None:
+        if places is None or not self.rotary:
             places = self._order(query, 0 if position is None else position)
         queries = self._heads(self.query_dense(query), self.num_heads, places)  # (b, t, n, d)
         if self.scale is not None:
@@ -174,7 +174,7 @@ class MultiHeadAttention(keras.layers.Layer):
             out, cache = linear_step(turned(queries), turned(keys), turned(values), cache)
         else:
             cache = continued(cache, self._keys_and_values(query, places), position)
-            allowed = self._allowed(ops.shape(queries)[1], cache["key"].shape[2], memory_mask, True, position)
+            allowed = self._allowed(ops.shape(queries)[1], ops.shape(cache["key"])[2], memory_mask, True, position)
             out, weights = self._plain(turned(queries), cache["key"], cache["value"], allowed, bias)
         if weights is not None and self.listener:
             self.listener(self.name, weights)

@@ -8,7 +8,7 @@ from models.layers.dot_product import answers, products, turned
 
 def continued(cache, new, position):
     """A cache with new keys and values, (b, t, m, d) each, written from `position` on."""
-    places = ops.arange(cache["key"].shape[2], dtype="int32") - position  # (s,), of the new ones from 0 on
+    places = ops.arange(ops.shape(cache["key"])[2], dtype="int32") - position  # (s,), of the new ones from 0 on
     count = ops.shape(new[0])[1]
     here = ops.logical_and(places >= 0, places < count)[:, None]  # (s, 1)
 

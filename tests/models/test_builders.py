@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from models import efficientnet, inception, resnet, vgg, vit
+from tests.models.counting import parameters
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -271,8 +272,7 @@ def test_arguments_of_one_builder_are_checked(name, arguments):
     ids=["vgg16", "vgg19", "resnet50", "resnet101", "resnet50v2", "inception_v3", "b0", "b7", "vit_b16"],
 )
 def test_published_sizes_have_the_published_number_of_parameters(build_large, size, side, count):
-    with keras.StatelessScope(initialize_variables=False):  # weights have shapes, and no values
-        assert build_large((side, side, 3), 1000, **size).count_params() == count
+    assert parameters(build_large, (side, side, 3), 1000, **size) == count
 
 
 def processes():
@@ -281,6 +281,8 @@ def processes():
 
 
 TOKENS = {"token_ids": np.array([[5, 7, 4, 6, 8, 9], [9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]], "int32")}
+SEGMENTS = TOKENS | {"segment_ids": np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0] * 6], "int32")}
+SEGMENTED = TOKENS | {"segment_ids": np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0] * 6], "int32")}
 PAIRS = {"source": TOKENS["token_ids"], "target": np.array([[1, 5, 6], [1, 7, 0], [1, 0, 0]], "int32")}
 WINDOWS = {
     "history": np.random.default_rng(1).normal(size=(3, 6, 2)).astype("float32"),
@@ -295,9 +297,13 @@ SEQUENCES = {
     "text_transformer": ("models.text_transformer", (12, 3), {"width": 8, "depth": 1, "num_heads": 2}, TOKENS),
     "seq2seq": ("models.seq2seq", (12, 11), {"width": 8, "embedding_dim": 4}, PAIRS),
     "transformer": ("models.transformer", (12, 11), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, PAIRS),
+    "bert_classifier": ("models.bert", (12, 3), {"width": 8, "depth": 1, "hidden_dim": 8}, SEGMENTED),
+    "gpt": ("models.gpt", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, TOKENS),
+    "llama": ("models.llama", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8, "dropout": 0.1}, TOKENS),
     "recurrent_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "head": "autoregressive"}, WINDOWS),
     "tcn_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "depth": 2}, WINDOWS),
     "transformer_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "num_heads": 2, "depth": 1}, WINDOWS),
+    "xlnet_lm": ("models.xlnet", (12,), {"width": 8, "depth": 2, "num_heads": 2, "pad_id": 0}, SEGMENTS),
 }
 
 
