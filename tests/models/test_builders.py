@@ -281,7 +281,6 @@ def processes():
 
 
 TOKENS = {"token_ids": np.array([[5, 7, 4, 6, 8, 9], [9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]], "int32")}
-SEGMENTS = TOKENS | {"segment_ids": np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0] * 6], "int32")}
 SEGMENTED = TOKENS | {"segment_ids": np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0] * 6], "int32")}
 PAIRS = {"source": TOKENS["token_ids"], "target": np.array([[1, 5, 6], [1, 7, 0], [1, 0, 0]], "int32")}
 WINDOWS = {
@@ -303,7 +302,7 @@ SEQUENCES = {
     "recurrent_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "head": "autoregressive"}, WINDOWS),
     "tcn_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "depth": 2}, WINDOWS),
     "transformer_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "num_heads": 2, "depth": 1}, WINDOWS),
-    "xlnet_lm": ("models.xlnet", (12,), {"width": 8, "depth": 2, "num_heads": 2, "pad_id": 0}, SEGMENTS),
+    "xlnet_lm": ("models.xlnet", (12,), {"width": 8, "depth": 1, "hidden_dim": 8, "pad_id": 0}, SEGMENTED),
 }
 
 
