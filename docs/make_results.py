@@ -32,6 +32,8 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "translation": [{"dataset": "tiny_messages"}],
     "forecasting": [{"dataset": "tiny_sunspots"}, {"dataset": "tiny_series"}],
 }
+# Flags of models that the default ones do not suit.
+OWN: dict[str, dict[str, Any]] = {"bert_classifier": {"learning_rate": 0.0005}}
 # Plots of a default run that a page shows.
 SHOWN = {"translation": "alignments", "forecasting": "forecasts"}
 
@@ -84,7 +86,8 @@ def record(task: str, chosen: list[str]) -> None:
     """Run the rows of a task, all of them or those of some models, and write its file."""
     pipeline: Any = pipelines.get(task)
     default = pipeline.Config().model
-    planned = [(model, {}, SEEDS if model == default else SEEDS[:1]) for model in pipeline.MODELS]
+    planned: list[tuple[str, dict[str, Any], tuple[int, ...]]]
+    planned = [(model, OWN.get(model, {}), SEEDS if model == default else SEEDS[:1]) for model in pipeline.MODELS]
     planned += [(default, flags, SEEDS[:1]) for flags in MORE.get(task, [])]
     path = RESULTS / f"{task}.json"
     before = (

@@ -2,7 +2,7 @@
 
     from models.bert import SIZES, bert, bert_classifier
     model = bert(30522, **SIZES["base"])             # 109,482,240 parameters
-    python -m pipelines.pretraining --model bert
+    python -m pipelines.text_classification --model bert_classifier --learning_rate 0.0005
 
 `models.checkpoints.from_pretrained` loads published weights. RoBERTa is BERT without segments and with a pooler that
 only its classifier has; DistilBERT has six blocks, neither segments nor pooler, and a classifier with a ReLU.
@@ -18,6 +18,7 @@ from keras import ops
 from models.layers import activations
 from models.layers.classification import check_choice, check_sizes, token_input
 from models.layers.embeddings import PaddingMask, PositionEmbedding, TokenEmbedding, initializer
+from models.layers.signatures import with_arguments_of
 from models.layers.transformer_block import TransformerBlock, block_arguments
 
 _ROBERTA = {"model_type": "roberta", "num_segments": 1, "max_length": 514, "first_position": 2, "pad_id": 1}
@@ -70,6 +71,7 @@ class Bert(keras.Model):
         pooler: str,
         pad_id: int,
         positions: str,
+        pairs: bool,
         classifier_dropout: float,
         block: dict[str, Any],
         model_type: str,
@@ -89,6 +91,7 @@ class Bert(keras.Model):
             "pooler": pooler,
             "pad_id": pad_id,
             "positions": positions,
+            "pairs": pairs,
             "classifier_dropout": classifier_dropout,
             "block": dict(block),
             "model_type": model_type,
@@ -101,11 +104,11 @@ class Bert(keras.Model):
         self.start = initializer(block["stddev"])
         token_ids = token_input(vocab_size, builder=model_type)  # (b, t)
         inputs: Any = {"token_ids": token_ids}
-        if num_segments > 1:
+        if num_segments > 1 and pairs:
             inputs["segment_ids"] = keras.Input((None,), dtype="int32", name="segment_ids")  # (b, t)
         hidden = self._encoded(inputs)  # (b, t, d)
         answers = self._answered(hidden)
-        super().__init__(inputs if num_segments > 1 else token_ids, answers, name=name)
+        super().__init__(inputs if len(inputs) > 1 else token_ids, answers, name=name)
 
     def _encoded(self, inputs):
         """Hidden states (b, t, d) after the last block."""
@@ -190,6 +193,7 @@ def bert(
     num_heads: int = 2,
     hidden_dim: int = 512,
     num_segments: int = 2,
+    pairs: bool = True,
     max_length: int = 512,
     first_position: int = 0,
     pooler: str = "tanh",
@@ -222,7 +226,8 @@ def bert(
         depth: number of blocks.
         num_heads: attention heads; they share the width equally.
         hidden_dim: width of the hidden dense layer of a block.
-        num_segments: kinds of segments; with more than one there is an input `segment_ids`, with none no embedding.
+        num_segments: kinds of segments, of which each has an embedding.
+        pairs: whether `segment_ids` are an input where there are several kinds; without, all tokens are of the first.
         max_length: number of learned positions; longer texts are refused by the pipelines that feed it.
         first_position: number of the first token's position.
         pooler: activation of the dense layer on the first token; with "" there is none in "features", and the heads
@@ -245,10 +250,10 @@ def bert(
         name: name of the model.
 
     Returns:
-        A model from `{"token_ids": (b, t), "segment_ids": (b, t)}`, or from token ids (b, t) where there is one kind of
-        segment or none, to: `{"hidden": (b, t, d), "pooled": (b, d)}` of "features" (the latter with a pooler); (b, t,
-        v) of "masked_lm"; `{"masked_lm": (b, t, v), "next_sentence": (b, 2)}` of "pretraining", where class 0 is "it
-        follows"; (b, k), (b, t, k), or (b, t, 2) of the others. Logits are float32 under every policy.
+        A model from `{"token_ids": (b, t), "segment_ids": (b, t)}`, or from token ids (b, t) without `pairs` or without
+        several kinds of segments, to: `{"hidden": (b, t, d), "pooled": (b, d)}` of "features" (the latter with a
+        pooler); (b, t, v) of "masked_lm"; `{"masked_lm": (b, t, v), "next_sentence": (b, 2)}` of "pretraining", where
+        class 0 is "it follows"; (b, k), (b, t, k), or (b, t, 2) of the others. Logits are always float32.
 
     Raises:
         ValueError: sizes do not fit each other, or an argument is not as described.
@@ -296,6 +301,7 @@ def bert(
         pooler=pooler or (("relu" if model_type == "distilbert" else "tanh") if head in POOLED else ""),
         pad_id=pad_id,
         positions=positions,
+        pairs=pairs,
         classifier_dropout=dropout if classifier_dropout is None else classifier_dropout,
         block={**block, "stddev": stddev},
         model_type=model_type,
@@ -303,6 +309,7 @@ def bert(
     )
 
 
+@with_arguments_of(bert, "head")
 def bert_masked_lm(vocab_size: int, **arguments) -> Bert:
     """`bert` with the scores of all tokens at every place, (b, t, v), by the embeddings' own matrix.
 
@@ -311,6 +318,7 @@ def bert_masked_lm(vocab_size: int, **arguments) -> Bert:
     return bert(vocab_size, head="masked_lm", **arguments)
 
 
+@with_arguments_of(bert, "head")
 def bert_pretraining(vocab_size: int, **arguments) -> Bert:
     """`bert` with the two heads that it was trained by: masked tokens, and next-sentence prediction.
 
@@ -319,14 +327,18 @@ def bert_pretraining(vocab_size: int, **arguments) -> Bert:
     return bert(vocab_size, head="pretraining", **arguments)
 
 
-def bert_classifier(vocab_size: int, num_classes: int, **arguments) -> Bert:
+@with_arguments_of(bert, "head")
+def bert_classifier(vocab_size: int, num_classes: int, *, pairs: bool = False, **arguments) -> Bert:
     """`bert` with a class for each text, (b, k), from its first token; `features` is the layer before.
+
+    With `pairs=True` it reads pairs of texts, and takes `segment_ids` too.
 
     Reference: Devlin et al. 2019, section 4.1 and figure 4, a and b.
     """
-    return bert(vocab_size, head="classification", num_classes=num_classes, **arguments)
+    return bert(vocab_size, head="classification", num_classes=num_classes, pairs=pairs, **arguments)
 
 
+@with_arguments_of(bert, "head")
 def bert_token_classifier(vocab_size: int, num_classes: int, **arguments) -> Bert:
     """`bert` with a class for each token, (b, t, k).
 
@@ -335,6 +347,7 @@ def bert_token_classifier(vocab_size: int, num_classes: int, **arguments) -> Ber
     return bert(vocab_size, head="token_classification", num_classes=num_classes, **arguments)
 
 
+@with_arguments_of(bert, "head")
 def bert_question_answering(vocab_size: int, **arguments) -> Bert:
     """`bert` with scores of every token as the start and as the end of an answer, (b, t, 2).
 

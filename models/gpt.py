@@ -3,7 +3,6 @@
     from models.gpt import SIZES, gpt
     model = gpt(50257, **SIZES["small"])             # 124,439,808 parameters
     answer = model.generate(prompt_ids, max_new_tokens=64, temperature=0.8, top_k=40)
-    python -m pipelines.language_modeling --model gpt
 
 `models.checkpoints.from_pretrained` loads published weights. `models.llama` builds another decoder on the same class.
 """

@@ -2,7 +2,6 @@
 
     from models.llama import SIZES, llama
     model = llama(32000, **SIZES["7b"])              # 6,738,415,616 parameters
-    python -m pipelines.language_modeling --model llama
 
 `models.checkpoints.from_pretrained` loads published weights of LLaMA 1, 2 and 3, and of others of the same kind.
 """

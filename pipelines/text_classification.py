@@ -3,13 +3,15 @@
     python -m pipelines.text_classification
     python -m pipelines.text_classification --model text_transformer --dataset imdb_reviews --tokenizer sentencepiece
     python -m pipelines.text_classification --data_dir mails.csv --text_column subject --label_column folder
+    python -m pipelines.text_classification --model bert_classifier --pretrained google-bert/bert-base-uncased
 
 Without a flag it trains a recurrent network on `tiny_reviews`, generated sentences whose sentiment hangs on negation
 and contrast, combined in the test split as they never are in training: at least 97 % on the test split (mean of three
 seeds) in under 90 seconds on two cores, beside a logistic regression on TF-IDF of words and pairs of words, which
 guesses. Where words tell the class the regression is hard to beat: on `tiny_snippets` it is better than our networks.
 `--data_dir` takes your own CSV, TSV or JSONL file, or a folder with train, validation and test files of such;
-`--dataset` any set of the TFDS catalogue with a text and a class.
+`--dataset` any set of the TFDS catalogue with a text and a class. `--pretrained` starts from a published checkpoint,
+with its tokenizer; what is served reads raw strings as before.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ with epy.lazy_imports():
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import evaluation, report, supervised, text_evaluation, training
+    from pipelines import evaluation, finetuning, report, supervised, text_evaluation, training
     from pipelines.datasets import statistics, texts
     from pipelines.transforms import text
 
@@ -42,6 +44,7 @@ MODELS = {
     "gru": builder("models.recurrent", "gru"),
     "text_cnn": builder("models.text_cnn"),
     "text_transformer": builder("models.text_transformer"),
+    "bert_classifier": builder("models.bert", "bert_classifier"),
 }
 OBJECTIVE = ("accuracy", "max")
 PORTABLE = "from_token_ids"  # the signature of arrays alone, which ONNX is made from
@@ -77,6 +80,15 @@ class Config(ClassificationConfig):
     lower: str = option("auto", "make letters small; auto: for words and word pieces", choices=("auto", "yes", "no"))
     accents: bool = option(True, "keep accents")
     token_dropout: float = option(0.0, "share of the tokens that training makes unknown")
+    pretrained: str | None = option(
+        None,
+        "start from the weights and the tokenizer of a published checkpoint: a folder in Hugging Face's format, or the "
+        "id of a repository of its Hub",
+        metavar="PATH",
+    )
+    trained: str = option(
+        "all", "weights that training changes; head: of the last layers alone", choices=("all", "head")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +97,11 @@ class Config(ClassificationConfig):
         self.at_least(1, "min_count")
         self.at_least(2, "max_length")
         self.within(0, 1, "token_dropout")
+        if self.pretrained and (self.token_dropout or self.size or self.model_args):
+            raise UsageError(
+                "Expected --pretrained without --size, --model_args and --token_dropout: the checkpoint says what the "
+                f"model is. Received: --pretrained {self.pretrained} with one of them"
+            )
 
 
 def preprocess(strings: Any, tokenizer: Any, max_length: int) -> Any:
@@ -92,13 +109,14 @@ def preprocess(strings: Any, tokenizer: Any, max_length: int) -> Any:
 
     Args:
         strings: (b,) of raw bytes.
-        tokenizer: `transforms.text.Tokenizer`.
+        tokenizer: of `transforms.text.tokenizer`.
         max_length: most tokens, the end mark counted.
 
     Returns:
-        int32 (b, tokens), ragged: the first tokens of each text and the end mark; of an empty text the end mark alone.
+        int32 (b, tokens), ragged: the first tokens of each text with the tokenizer's marks; of an empty text the marks
+        alone.
     """
-    return text.sequences(tokenizer.encode(strings), max_length)
+    return tokenizer.marked(strings, max_length)
 
 
 def load_data(config: Config) -> Data:
@@ -108,19 +126,8 @@ def load_data(config: Config) -> Data:
         raise Failure(
             f"Expected training texts of at least two classes. Received: one class in {raw.train.count} texts"
         )
-    given = {
-        "form": config.form,
-        "lower": {"yes": True, "no": False}.get(config.lower, "auto"),
-        "accents": config.accents,
-    }
-    state = text.train_tokenizer(
-        config.tokenizer,
-        strings(raw.train)[:: -(-raw.train.count // LEARN_FROM)],
-        config.vocab_size,
-        min_count=config.min_count,
-        **{name: item for name, item in given.items() if item != "auto"},
-    )
-    tokenizer = text.Tokenizer(state)
+    state = tokenizer_state(config, raw)
+    tokenizer = text.tokenizer(state)
     parts = [tokenized(getattr(raw, split), tokenizer, config.max_length) for split in raw.counts]
     lengths = parts[0].examples["length"].numpy()
     spec: dict[str, Any] = {
@@ -137,6 +144,24 @@ def load_data(config: Config) -> Data:
     return Data(parts[0], parts[1], parts[2], spec)
 
 
+def tokenizer_state(config: Config, raw: Any) -> dict[str, Any]:
+    """The tokenizer of the checkpoint, or one learned from the training texts."""
+    if config.pretrained:
+        return text.published(finetuning.tokenizer(config.pretrained, config.model))
+    given = {
+        "form": config.form,
+        "lower": {"yes": True, "no": False}.get(config.lower, "auto"),
+        "accents": config.accents,
+    }
+    return text.train_tokenizer(
+        config.tokenizer,
+        strings(raw.train)[:: -(-raw.train.count // LEARN_FROM)],
+        config.vocab_size,
+        min_count=config.min_count,
+        **{name: item for name, item in given.items() if item != "auto"},
+    )
+
+
 def read(config: Config) -> Any:
     """Raw texts and labels, as the flags say."""
     return texts.load(
@@ -151,11 +176,11 @@ def read(config: Config) -> Any:
 
 
 def tokenized(part: texts.InMemory, tokenizer: Any, max_length: int, size: int = 1024) -> texts.InMemory:
-    """A split with `token_ids` (n, tokens), ragged, and `length`, the tokens of the whole text with its end."""
+    """A split with `token_ids` (n, tokens), ragged, and `length`, the tokens of the whole text with its marks."""
     ids, lengths = [], []
     for start in range(0, part.count, size):
         strings = part.examples["text"][start : start + size]
-        lengths.append(tokenizer.encode(strings).row_lengths() + 1)
+        lengths.append(tokenizer.encode(strings).row_lengths() + tokenizer.marks)
         ids.append(preprocess(strings, tokenizer, max_length))
     more = {"token_ids": tf.concat(ids, 0), "length": tf.concat(lengths, 0)}
     return texts.InMemory(part.examples | more, part.count)
@@ -172,9 +197,14 @@ def build_model(config: Config, spec: dict[str, Any]) -> Any:
     keras.utils.set_random_seed(config.seed)  # here, since preparing data may draw random numbers too
     with training.dtypes(config), training.replicas(config):
         try:
-            model = MODELS[config.model](spec["tokenizer"]["vocab_size"], len(spec["classes"]), **given)
+            if config.pretrained:
+                model = finetuning.classifier(config.pretrained, len(spec["classes"]))
+            else:
+                model = MODELS[config.model](spec["tokenizer"]["vocab_size"], len(spec["classes"]), **given)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from error
+        finetuning.freeze(model, config.trained)
+        finetuning.check_length(model, spec["max_length"])
         compile_model(model, config, spec)
     return model
 
@@ -192,11 +222,11 @@ def compile_model(model: Any, config: Config, spec: dict[str, Any]) -> None:
 
 def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
     """Endless training batches from a global step on: token ids, one-hot labels and, perhaps, weights."""
-    classes = len(data.spec["classes"])
+    classes, pad_id = len(data.spec["classes"]), padding(data.spec)
     weights = statistics.balanced_weights(data.spec["class_counts"])
 
     def finish(step, batch):
-        ids = text.padded(batch["token_ids"], multiple=8)  # (b, t); few different t, for compilers
+        ids = text.padded(batch["token_ids"], 8, pad_id)  # (b, t); few different t, for compilers
         if config.token_dropout:
             seed = tf.stack([tf.constant(config.seed, "int64"), step])
             lost = tf.random.stateless_uniform(tf.shape(ids), seed) < config.token_dropout
@@ -217,10 +247,17 @@ def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
 def evaluation_batches(part: texts.InMemory, spec: dict[str, Any], batch_size: int = 128) -> Any:
     """Batches of a split in its own order: token ids, one-hot labels."""
 
+    pad_id = padding(spec)
+
     def finish(batch):
-        return text.padded(batch["token_ids"], multiple=8), tf.one_hot(batch["label"], len(spec["classes"]))
+        return text.padded(batch["token_ids"], 8, pad_id), tf.one_hot(batch["label"], len(spec["classes"]))
 
     return texts.in_order(part, batch_size=batch_size, map_fn=finish)
+
+
+def padding(spec: dict[str, Any]) -> int:
+    """The id of padding."""
+    return text.tokenizer(spec["tokenizer"]).pad_id if spec["tokenizer"]["kind"] == text.PUBLISHED else text.PAD
 
 
 def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
@@ -231,7 +268,7 @@ def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
 
 def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The served function: raw strings in; `label` and `probabilities` out. It carries its tokenizer's tables."""
-    tokenizer = text.Tokenizer(spec["tokenizer"])
+    tokenizer = text.tokenizer(spec["tokenizer"])
 
     def serve(text):
         return answers(model(token_ids(text, tokenizer, spec), training=False), spec["classes"])
@@ -242,7 +279,7 @@ def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, d
 
 def token_ids(strings: Any, tokenizer: Any, spec: dict[str, Any]) -> Any:
     """Raw strings (b,) as the padded ids (b, t) of the model."""
-    return text.padded(preprocess(strings, tokenizer, spec["max_length"]))
+    return text.padded(preprocess(strings, tokenizer, spec["max_length"]), pad_id=tokenizer.pad_id)
 
 
 def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -252,7 +289,7 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     strings to the vectors before the head. `classify`: `tf.Example`s with a bytes feature `text`, as TF Serving's
     Classify call sends them.
     """
-    tokenizer, classes = text.Tokenizer(spec["tokenizer"]), spec["classes"]
+    tokenizer, classes = text.tokenizer(spec["tokenizer"]), spec["classes"]
     trunk = keras.Model(model.inputs, model.get_layer("features").output)
 
     def from_token_ids(token_ids):
@@ -303,7 +340,7 @@ def baseline(data: Data) -> dict[str, Any]:
 def first_batch(data: Data, config: Config, path: Path, most: int = 16) -> None:
     """A text file with the first texts as the model is about to see them: the label, and the ids decoded."""
     ids, labels, *_ = next(iter(training_batches(data, config).take(1)))
-    decoded = text.Tokenizer(data.spec["tokenizer"]).decode(ids).numpy()
+    decoded = text.tokenizer(data.spec["tokenizer"]).decode(ids).numpy()
     names = [data.spec["classes"][int(k)] for k in tf.argmax(labels, -1)]
     lines = [f"{name}\t{' '.join(one.decode().split())}" for name, one in zip(names, decoded)]
     path.write_text("\n".join(lines[:most]) + "\n", encoding="utf-8")
@@ -386,19 +423,20 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     Yields, batch by batch: {signature: ({input: array}, {output: array})}; at most `limit` examples in all.
     """
     whole = read(config).test
-    test = tokenized(texts.first(whole, limit or whole.count), text.Tokenizer(spec["tokenizer"]), spec["max_length"])
+    test = tokenized(texts.first(whole, limit or whole.count), text.tokenizer(spec["tokenizer"]), spec["max_length"])
     names = np.array(spec["classes"], object)
     _, probabilities = predict(model, test, spec)
     trunk = keras.Model(model.inputs, model.get_layer("features").output)
     vectors = np.asarray(trunk.predict(evaluation_batches(test, spec), verbose=0), "float32")
-    ids = text.padded(test.examples["token_ids"]).numpy()  # of one length, which ONNX takes from here
+    pad_id = padding(spec)
+    ids = text.padded(test.examples["token_ids"], pad_id=pad_id).numpy()  # of one length, which ONNX takes from here
     raw = test.examples["text"].numpy()
     for start in range(0, test.count, 128):
         part = slice(start, start + 128)
         feature = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in raw[part]]
         records = [tf.train.Example(features=tf.train.Features(feature={"text": one})) for one in feature]
         expected = {"probabilities": probabilities[part], "label": names[probabilities[part].argmax(-1)]}
-        longest = int((ids[part] != text.PAD).sum(-1).max())
+        longest = int((ids[part] != pad_id).sum(-1).max())
         yield {
             "serving_default": ({"text": raw[part]}, expected),
             "from_token_ids": ({"token_ids": ids[part]}, expected),

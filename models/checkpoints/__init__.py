@@ -10,7 +10,7 @@ to_pretrained(model, "mine", tokenizer)
 """
 
 from models.checkpoints.images import ARCHITECTURES, PUBLISHED, Loaded, load_weights, normalization
-from models.checkpoints.pretrained import Pretrained, from_pretrained, to_pretrained
+from models.checkpoints.pretrained import Pretrained, from_pretrained, load_tokenizer, to_pretrained
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,6 +18,7 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "from_pretrained",
+    "load_tokenizer",
     "load_weights",
     "normalization",
     "to_pretrained",

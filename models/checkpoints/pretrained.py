@@ -104,7 +104,7 @@ def from_pretrained(
             keras.config.set_dtype_policy(dtype)
         with keras.StatelessScope():  # in which weights have a shape, but no values yet
             model = family.build(config, head, num_classes, set(names))
-            values, fresh, dropped = matched(model, family, found, names, same=head == own)
+            values, fresh, dropped = matched(model, family, found, names, same=head == own, classes=num_classes)
             for path, entry, place in values:
                 fill(entry.weights[place], found, path, entry, place)
     finally:
@@ -112,6 +112,17 @@ def from_pretrained(
     from models.checkpoints import tokenizers  # and with it libraries that only texts need
 
     return Pretrained(model, tokenizers.load(folder, config), Report(str(folder), head, fresh, dropped))
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
+    """The tokenizer of a checkpoint without its model, None where it has no file of one.
+
+    Arguments and errors are those of `from_pretrained`.
+    """
+    from models.checkpoints import tokenizers  # and with it libraries that only texts need
+
+    folder = downloaded(str(source), revision)
+    return tokenizers.load(folder, read_config(folder))
 
 
 def fill(weight: Any, found: tensors.Tensors, path: str, entry: Entry, place: int) -> None:
@@ -188,7 +199,7 @@ def canonical(found: tensors.Tensors, family: Family) -> dict[str, str]:
 
 
 def matched(
-    model: keras.Model, family: Family, found: tensors.Tensors, names: dict[str, str], same: bool
+    model: keras.Model, family: Family, found: tensors.Tensors, names: dict[str, str], same: bool, classes: int | None
 ) -> tuple[list[tuple[str, Entry, int]], tuple[str, ...], tuple[str, ...]]:
     """Which tensor fills which weight; what is new and what is left out, of heads alone.
 
@@ -201,7 +212,7 @@ def matched(
         of_head = any(re.match(one, name) for one in family.head_tensors)
         if name in names and found.shape(names[name]) == entry.file_shape():
             values += [(names[name], entry, place) for place in range(len(entry.weights))]
-        elif of_head and not same:
+        elif of_head and (not same or (name in names and classes is not None)):  # a head for so many classes
             fresh.append(name)
         elif name in names:
             problems.append(f"{name} as {entry.file_shape()}, where the file has {found.shape(names[name])}")

@@ -37,8 +37,11 @@ with epy.lazy_imports():
     import tensorflow_text
     from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
 
+    from pipelines.transforms import published as transforms_published
+
 KINDS = ("word", "character", "wordpiece", "bpe", "sentencepiece")
 FORMS = ("none", "NFC", "NFD", "NFKC", "NFKD")
+PUBLISHED = "published"  # the kind of a tokenizer that came with a checkpoint
 SPECIAL = ("[PAD]", "[START]", "[END]", "[UNK]")  # ids 0 to 3
 BYTES = 256
 
@@ -227,6 +230,8 @@ class Tokenizer(tf.Module):
         UsageError: the state is of no kind that is known.
     """
 
+    pad_id, marks = PAD, 1  # of padding; how many marks stand around a text
+
     def __init__(self, state: Mapping[str, Any]):
         super().__init__(name="tokenizer")
         one_of(state["kind"], KINDS, "a tokenizer")
@@ -272,6 +277,10 @@ class Tokenizer(tf.Module):
             return self.pieces.tokenize(strings).merge_dims(1, 2)  # (b, words, pieces) -> (b, tokens)
         return self.pieces.tokenize(escaped(strings))
 
+    def marked(self, strings: Any, max_length: int) -> tf.RaggedTensor:
+        """Token ids of raw strings with the end mark, at most `max_length` of them: (b, tokens)."""
+        return sequences(self.encode(strings), max_length)
+
     def decode(self, ids: Any) -> tf.Tensor:
         """Strings of token ids; special ids are left out.
 
@@ -291,6 +300,44 @@ class Tokenizer(tf.Module):
         return tf.strings.regex_replace(text, "(?:^| )##", "") if self.kind == "wordpiece" else text
 
 
+class Published(tf.Module):
+    """The tokenizer of a published checkpoint, with the methods of `Tokenizer`.
+
+    Args:
+        state: of `published`.
+    """
+
+    def __init__(self, state: Mapping[str, Any]):
+        super().__init__(name="tokenizer")
+        self.kind, self.vocab_size = PUBLISHED, state["vocab_size"]
+        self.inner = transforms_published.PublishedTokenizer(state["source"])
+        source = self.inner.source
+        self.pad_id = next(one for one in (source.pad_id, source.end_id, 0) if one is not None)
+        self.marks = len(source.encode(""))
+
+    def encode(self, strings: Any) -> tf.RaggedTensor:
+        """Token ids of raw strings (b,) without marks: (b, tokens)."""
+        return self.inner.encode(strings)
+
+    def marked(self, strings: Any, max_length: int) -> tf.RaggedTensor:
+        """Token ids of raw strings with the marks of the family, at most `max_length` of them: (b, tokens)."""
+        return self.inner.with_special(self.encode(strings), max_length=max_length).token_ids
+
+    def decode(self, ids: Any) -> tf.Tensor:
+        """Strings (b,) of token ids; special ids are left out."""
+        return self.inner.decode(ids)
+
+
+def tokenizer(state: Mapping[str, Any]) -> Any:
+    """The tokenizer of a state of `train_tokenizer` or `published`; both kinds have `pad_id`, `marks` and `marked`."""
+    return Published(state) if state["kind"] == PUBLISHED else Tokenizer(state)
+
+
+def published(source: Any) -> dict[str, Any]:
+    """The state of a published tokenizer, a `models.checkpoints.tokenizers.PretrainedTokenizer`, for `spec.json`."""
+    return {"kind": PUBLISHED, "vocab_size": source.vocab_size, "source": source.state()}
+
+
 def sequences(ids: tf.RaggedTensor, max_length: int, *, start: bool = False, end: bool = True) -> tf.RaggedTensor:
     """Token ids between their marks, cut so that at most `max_length` are left, marks and all; (b, tokens)."""
     count = ids.nrows()
@@ -299,8 +346,8 @@ def sequences(ids: tf.RaggedTensor, max_length: int, *, start: bool = False, end
     return tf.concat([*([marks[0]] if start else []), kept, *([marks[1]] if end else [])], axis=1)
 
 
-def padded(ids: tf.RaggedTensor, multiple: int = 1) -> tf.Tensor:
-    """Ragged ids as a tensor (b, t), zeros at the right; `t` is a multiple of `multiple`, and at least that."""
+def padded(ids: tf.RaggedTensor, multiple: int = 1, pad_id: int = PAD) -> tf.Tensor:
+    """Ragged ids as a tensor (b, t), `pad_id` at the right; `t` is a multiple of `multiple`, and at least that."""
     longest = tf.reduce_max(tf.concat([ids.row_lengths(), [1]], 0))
     length = (longest + multiple - 1) // multiple * multiple
-    return ids.to_tensor(PAD, shape=tf.stack([tf.constant(-1, length.dtype), length]))  # (b, t)
+    return ids.to_tensor(pad_id, shape=tf.stack([tf.constant(-1, length.dtype), length]))  # (b, t)

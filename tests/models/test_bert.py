@@ -132,7 +132,7 @@ def test_the_output_is_tied_to_the_embeddings():
 
 def test_one_batch_can_be_learned_by_heart():
     keras.utils.set_random_seed(0)
-    model = bert_classifier(12, 3, **SMALL | {"dropout": 0.0, "attention_dropout": 0.0})
+    model = bert_classifier(12, 3, pairs=True, **SMALL | {"dropout": 0.0, "attention_dropout": 0.0})
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, steps_per_execution=20)
     ids = np.random.default_rng(1).integers(1, 12, (12, 6)).astype("int32")

@@ -296,7 +296,7 @@ SEQUENCES = {
     "text_transformer": ("models.text_transformer", (12, 3), {"width": 8, "depth": 1, "num_heads": 2}, TOKENS),
     "seq2seq": ("models.seq2seq", (12, 11), {"width": 8, "embedding_dim": 4}, PAIRS),
     "transformer": ("models.transformer", (12, 11), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, PAIRS),
-    "bert_classifier": ("models.bert", (12, 3), {"width": 8, "depth": 1, "hidden_dim": 8}, SEGMENTED),
+    "bert_classifier": ("models.bert", (12, 3), {"width": 8, "depth": 1, "hidden_dim": 8, "pairs": True}, SEGMENTED),
     "gpt": ("models.gpt", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, TOKENS),
     "llama": ("models.llama", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8, "dropout": 0.1}, TOKENS),
     "recurrent_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "head": "autoregressive"}, WINDOWS),
