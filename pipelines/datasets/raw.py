@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -28,11 +29,14 @@ class Raw:
 
     def limited(self, limit: int | None) -> Raw:
         """At most `limit` training examples, and the other splits cut in proportion, to 32 examples at the least."""
-        if limit is None or limit >= self.counts["train"]:
-            return self
-        share = limit / self.counts["train"]
-        counts = {"train": limit}
-        for split in ("validation", "test"):
-            counts[split] = min(self.counts[split], max(32, round(share * self.counts[split])))
+        counts = fewer(self.counts, limit)
         cut = {split: getattr(self, split).take(counts[split]) for split in SPLITS}
-        return dataclasses.replace(self, counts=counts, **cut)
+        return self if counts == self.counts else dataclasses.replace(self, counts=counts, **cut)
+
+
+def fewer(counts: Mapping[str, int], limit: int | None) -> dict[str, int]:
+    """At most `limit` training examples, and the other splits cut in proportion, to 32 examples at the least."""
+    if limit is None or limit >= counts["train"]:
+        return dict(counts)
+    share = limit / counts["train"]
+    return {split: min(n, max(32, round(share * n))) for split, n in counts.items()} | {"train": limit}

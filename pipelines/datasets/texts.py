@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from pipelines.config import Failure, UsageError, nearest
 from pipelines.datasets import catalogue
 from pipelines.datasets.folders import carve
-from pipelines.datasets.raw import SPLITS
+from pipelines.datasets.raw import SPLITS, fewer
 from pipelines.datasets.stream import ENDLESS, InMemory
 from pipelines.datasets.tables import LABEL_NAMES, TEXT_NAMES, read_tables
 
@@ -44,12 +44,9 @@ class Texts:
 
     def limited(self, limit: int | None) -> Texts:
         """At most `limit` training examples, and the other splits cut in proportion, to 32 examples at the least."""
-        if limit is None or limit >= self.train.count:
-            return self
-        share = limit / self.train.count
-        counts = {split: min(n, max(32, round(share * n))) for split, n in self.counts.items()} | {"train": limit}
+        counts = fewer(self.counts, limit)
         cut = {split: first(getattr(self, split), count) for split, count in counts.items()}
-        return Texts(**cut, classes=self.classes, source=self.source)
+        return self if counts == self.counts else Texts(**cut, classes=self.classes, source=self.source)
 
 
 def first(source: InMemory, count: int) -> InMemory:
@@ -97,7 +94,7 @@ def load(
     if data_dir is not None:
         found = read_files(data_dir, text_column, label_column, seed, skip_bad, validation_fraction)
     else:
-        found = read_named(dataset, text_column, label_column, seed, validation_fraction)
+        found = read_named(dataset, text_column, label_column, seed, validation_fraction, limit)
     return found.limited(limit)
 
 
@@ -140,9 +137,14 @@ def labelled_texts(
 
 
 def read_named(
-    name: str, text_column: str | None, label_column: str | None, seed: int, validation_fraction: float
+    name: str,
+    text_column: str | None,
+    label_column: str | None,
+    seed: int,
+    validation_fraction: float,
+    limit: int | None,
 ) -> Texts:
-    """A data set of TensorFlow Datasets as `Texts`, in the splits of `catalogue.carved`."""
+    """A data set of TensorFlow Datasets as `Texts`, in the splits of `catalogue.carved`; no more is read than asked."""
     builder = catalogue.prepare(name, lambda b: labelled_texts(b, text_column, label_column), STAND_IN)
     text, label, classes = labelled_texts(builder, text_column, label_column)
 
@@ -153,14 +155,16 @@ def read_named(
     def usable(split: str) -> bool:
         return all(int(number) >= 0 for _, number in read(split).take(1))  # secret labels are written as -1
 
-    def split(part: str) -> InMemory:
-        pairs = list(read(part).batch(1024).as_numpy_iterator())
+    def split(part: tf.data.Dataset) -> InMemory:
+        pairs = list(part.batch(1024).as_numpy_iterator())
         return held(*(np.concatenate(column) for column in zip(*pairs))) if pairs else held((), ())
 
-    parts = catalogue.carved(builder, name, seed, validation_fraction, usable)
+    carved = catalogue.carved(builder, name, seed, validation_fraction, usable)
+    parts = {key: read(part) for key, part in carved.items()}
+    counts = fewer({key: int(part.cardinality()) for key, part in parts.items()}, limit)
     description = " ".join(builder.info.description.split())
     return Texts(
-        **{key: split(part) for key, part in parts.items()},
+        **{key: split(part.take(counts[key])) for key, part in parts.items()},
         classes=classes,
         source=f"{builder.info.full_name} (TensorFlow Datasets): {description[:400]}",
     )
