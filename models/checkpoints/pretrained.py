@@ -104,7 +104,12 @@ def from_pretrained(
             keras.config.set_dtype_policy(dtype)
         with keras.StatelessScope():  # in which weights have a shape, but no values yet
             model = family.build(config, head, num_classes, set(names))
-            values, fresh, dropped = matched(model, family, found, names, same=head == own, classes=num_classes)
+            try:
+                values, fresh, dropped = matched(model, family, found, names, same=head == own, classes=num_classes)
+            except ValueError:
+                for weight in model.weights:  # which Keras makes at the end of the scope, though nobody will read them
+                    weight._initializer = lambda shape, dtype=None: keras.ops.zeros((), dtype)
+                raise
             for path, entry, place in values:
                 fill(entry.weights[place], found, path, entry, place)
     finally:
