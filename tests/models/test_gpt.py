@@ -15,6 +15,7 @@ from models import llama as llama_file
 from models.checkpoints import from_pretrained, to_pretrained
 from models.gpt import gpt
 from models.layers.sampling import Sampling, draw, narrowed, penalized
+from models.layers.speculative import speculate
 from models.llama import llama
 from tests.models.counting import parameters
 
@@ -238,3 +239,29 @@ def test_arguments_of_generation_are_checked(arguments, message):
         gpt(12, **SMALL).generate(IDS, **{"max_new_tokens": 2, **arguments})
     with pytest.raises(ValueError, match="Received: 'features'"):
         gpt(12, head="features", **SMALL).generate(IDS, max_new_tokens=2)
+
+
+def test_speculation_writes_what_greedy_search_writes_in_fewer_calls(model):
+    keras.utils.set_random_seed(4)
+    other = gpt(12, **SMALL | {"depth": 1, "stddev": 0.5})
+    prompt = IDS[:1, :3]
+    greedy = model.generate(prompt, max_new_tokens=9, temperature=0)
+    for draft, most in ((model, 3), (other, 9)):  # itself agrees with all, a stranger with next to nothing
+        found = tf.function(lambda ids, draft=draft: speculate(model, draft, ids, max_new_tokens=9, draft_tokens=2))(
+            prompt
+        )
+        np.testing.assert_array_equal(found.token_ids, greedy.token_ids)
+        assert int(found.calls) <= most
+    assert int(found.calls) > 3
+
+
+def test_speculation_refuses_what_it_cannot_do():
+    model = gpt(12, **SMALL)
+    for prompt, draft, more, message in (
+        (IDS, model, {}, "one prompt"),
+        (IDS[:1], gpt(13, **SMALL), {}, "vocabularies"),
+        (IDS[:1], model, {"max_new_tokens": 27}, "32 positions"),
+        (IDS[:1], model, {"draft_tokens": 0}, "draft_tokens"),
+    ):
+        with pytest.raises(ValueError, match=rf"{message}.*Received: |Received: .*{message}"):
+            speculate(model, draft, prompt, **{"max_new_tokens": 2, **more})
