@@ -55,7 +55,8 @@ def test_greedy_search_writes_token_by_token_what_the_reference_writes(name):
     data = np.load(GOLDEN / f"{name}.npz")
     model = from_pretrained(GOLDEN / name).model
     write = tf.function(
-        lambda ids, lengths, **more: model.generate(ids, lengths, max_new_tokens=64, temperature=0, **more)
+        lambda ids, lengths, **more: model.generate(ids, lengths, max_new_tokens=64, temperature=0, **more),
+        autograph=False,
     )
     prompt = tf.constant(data["token_ids"], tf.int32)
     np.testing.assert_array_equal(write(prompt, LENGTHS).token_ids, data["written"])
@@ -247,9 +248,10 @@ def test_speculation_writes_what_greedy_search_writes_in_fewer_calls(model):
     prompt = IDS[:1, :3]
     greedy = model.generate(prompt, max_new_tokens=9, temperature=0)
     for draft, most in ((model, 3), (other, 9)):  # itself agrees with all, a stranger with next to nothing
-        found = tf.function(lambda ids, draft=draft: speculate(model, draft, ids, max_new_tokens=9, draft_tokens=2))(
-            prompt
+        write = tf.function(
+            lambda ids, draft=draft: speculate(model, draft, ids, max_new_tokens=9, draft_tokens=2), autograph=False
         )
+        found = write(prompt)
         np.testing.assert_array_equal(found.token_ids, greedy.token_ids)
         assert int(found.calls) <= most
     assert int(found.calls) > 3
