@@ -232,7 +232,10 @@ class MultiHeadAttention(keras.layers.Layer):
         if variant is not None:
             return turned(variant(turned(queries), turned(keys), turned(values), mask=mask, causal=causal)), None
         allowed = self._allowed(ops.shape(queries)[1], ops.shape(keys)[1], mask, causal)
-        whole = self.num_heads == self.num_kv_heads and self.compute_dtype != "float16"  # where -1e9 is infinite
+        # Keras's own attention takes a mask and a bias in the dtype of the queries: -1e9 is infinite in float16, and
+        # a bias is rounded in bfloat16.
+        half = self.compute_dtype == "float16" or (self.compute_dtype == "bfloat16" and bias is not None)
+        whole = self.num_heads == self.num_kv_heads and not half
         if self.kind == "full" and whole and not wanted and not (self.dropout and training):
             return fused(queries, keys, values, allowed, mask is not None, bias), None
         out, weights = self._plain(turned(queries), turned(keys), turned(values), allowed, bias, training)

@@ -299,6 +299,7 @@ SEQUENCES = {
     "bert_classifier": ("models.bert", (12, 3), {"width": 8, "depth": 1, "hidden_dim": 8, "pairs": True}, SEGMENTED),
     "gpt": ("models.gpt", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8}, TOKENS),
     "llama": ("models.llama", (12,), {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8, "dropout": 0.1}, TOKENS),
+    "t5": ("models.t5", (12,), {"width": 8, "depth": 1, "num_heads": 2, "head_dim": 3, "hidden_dim": 8}, PAIRS),
     "recurrent_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "head": "autoregressive"}, WINDOWS),
     "tcn_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "depth": 2}, WINDOWS),
     "transformer_forecaster": ("models.forecaster", ((6, 2), 3), {"width": 8, "num_heads": 2, "depth": 1}, WINDOWS),

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from models.layers import decoding
-from models.layers.decoding import END, PAD, START, beam_search, greedy, penalized, repeat
+from models.layers.decoding import END, PAD, START, Special, beam_search, greedy, penalized, repeat
 
 VOCAB, SOURCE, WIDTH = 5, 3, 4  # ids 3 and 4 are the words
 MASK = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0]], bool)
@@ -53,10 +53,10 @@ class Decoder:
             return greedy(step, state, self.batch, **arguments)
         return beam_search(step, state, self.batch, beam_width=width, **arguments)
 
-    def read(self, example, tokens):
+    def read(self, example, tokens, start=START):
         """Logarithms of probabilities (t, v) and attention (t, s) when these tokens are written."""
         h, logs, looks = self.first[example], [], []
-        for position, token in enumerate([START, *tokens[:-1]]):
+        for position, token in enumerate([start, *tokens[:-1]]):
             h = np.tanh(h @ self.mix + self.words[token]) + 0.1 * position
             logits, scores = h @ self.out, np.where(self.source_mask[example], h @ self.look, -1e9)
             logs.append(logits - np.log(np.exp(logits).sum()))
@@ -126,6 +126,79 @@ def test_a_narrow_beam_keeps_the_best_at_every_step(width):
         np.testing.assert_allclose(found.scores[example], [score for score, _ in expected], atol=1e-4)
 
 
+OTHER = Special(pad=4, start=3, end=0, unknown=0, barred=())  # as free as Hugging Face's `generate`
+FREE = {"special": OTHER, "normalization": "power", "complete": False}
+
+
+def plain_free_search(decoder, example, k, max_length, alpha, early_stopping):
+    """The rules of Hugging Face's `generate` in plain Python: any token may be written, and answers may be cut off."""
+    alive, ended = [(0.0, [])], []
+    for length in range(1, max_length + 1):
+        options = []
+        for score, tokens in alive:
+            logs, _ = decoder.read(example, [*tokens, 0], OTHER.start)
+            options += [(score + logs[-1, word], [*tokens, word]) for word in range(decoder.vocab)]
+        options.sort(reverse=True)
+        over = [(s / length**alpha, t) for s, t in options[:k] if t[-1] == OTHER.end or length == max_length]
+        ended = sorted(ended + over, reverse=True)[:k]
+        alive = [(score, tokens) for score, tokens in options if tokens[-1] != OTHER.end][:k]
+        rated = max_length if early_stopping == "never" and alpha > 0 else length
+        if len(ended) == k and (early_stopping is True or alive[0][0] / rated**alpha <= ended[-1][0]):
+            break
+    return ended
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize(("width", "alpha"), [(2, 1.0), (3, 2.0), (3, -0.5), (4, 0.0)])
+def test_free_rules_are_those_of_a_plain_program(width, alpha, early_stopping):
+    decoder = Decoder(27, vocab=7, batch=6)
+    options = FREE | {"max_length": 8, "length_penalty": alpha, "early_stopping": early_stopping}
+    found = decoder.search(width, **options)
+    for example in range(6):
+        expected = plain_free_search(decoder, example, width, 8, alpha, early_stopping)
+        assert [tokens_of(found, example, place) for place in range(width)] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose(found.scores[example], [score for score, _ in expected], atol=1e-4)
+        for place, (_, tokens) in enumerate(expected):
+            attention = np.asarray(found.attention)[example, place]
+            looks = decoder.read(example, tokens, OTHER.start)[1]
+            np.testing.assert_allclose(attention[: len(tokens)], looks, atol=1e-5)
+            assert (np.asarray(found.token_ids)[example, place, len(tokens) :] == OTHER.pad).all()
+
+
+def test_stopping_early_and_late_find_different_answers():
+    """Otherwise the test above would prove nothing of it."""
+    decoder, options = Decoder(27, vocab=7, batch=6), FREE | {"max_length": 8, "length_penalty": 2.0}
+    made = [decoder.search(2, **options, early_stopping=choice).token_ids for choice in (True, False, "never")]
+    first, second, third = (np.asarray(token_ids) for token_ids in made)
+    assert (first != second).any() and (second != third).any() and (first != third).any()
+    ends = (third == OTHER.end).any(-1)
+    assert ends.any() and not ends.all()  # some are cut off
+
+
+def test_free_greedy_search_is_a_free_beam_of_one():
+    decoder = Decoder(9, vocab=9, batch=8)
+    options = FREE | {"max_length": 7, "coverage_penalty": 0.1}
+    one, beam = decoder.search(**options), decoder.search(1, **options)
+    np.testing.assert_array_equal(one.token_ids, beam.token_ids)
+    np.testing.assert_array_equal(one.lengths, beam.lengths)
+    np.testing.assert_allclose(one.scores, beam.scores, atol=1e-5)
+    np.testing.assert_allclose(one.attention, beam.attention, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [None, 2])
+def test_special_ids_and_those_never_generated_are_options(width):
+    decoder = Decoder(4, vocab=8, batch=6)
+    special = Special(pad=7, start=2, end=5, unknown=5, barred=(7, 3))
+    found = decoder.search(width, special=special, max_length=8)
+    tokens, lengths = np.asarray(found.token_ids), np.asarray(found.lengths)[..., None]
+    places = np.arange(8)
+    assert (tokens[places >= lengths * np.ones(8)] == 7).all() and (
+        tokens[places == lengths - 1 + 0 * places] == 5
+    ).all()
+    written = tokens[places < lengths - 1 + 0 * places]
+    assert not np.isin(written, (7, 3, 5)).any() and np.isin((0, 1, 2), written).any()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_is_a_beam_of_one(seed):
     decoder = Decoder(seed, vocab=9, batch=8)
@@ -175,6 +248,8 @@ def test_penalties_follow_the_formula():
     expected = [-3.0 / 1.0 + 0.2 * np.log(0.5), -4.0 / (12 / 6) ** 0.6 + 0.2 * np.log(0.25)]
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
     np.testing.assert_allclose(penalized(logs, lengths, None, None, 0.0, 0.0), logs)
+    powers = penalized(logs, lengths, coverage, mask, 0.5, 0.0, "power")
+    np.testing.assert_allclose(powers[0], [-3.0, -4.0 / 7**0.5], rtol=1e-6)
 
 
 def test_longer_answers_win_as_the_length_penalty_grows():
@@ -218,7 +293,16 @@ def test_a_saved_graph_of_any_batch_answers_as_the_eager_search(width, tmp_path)
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"max_length": 0}, {"beam_width": 0}, {"vocab_size": 3}, {"beam_width": 2.5}, {"coverage_penalty": 0.1}],
+    [
+        {"max_length": 0},
+        {"beam_width": 0},
+        {"vocab_size": 3},
+        {"beam_width": 2.5},
+        {"coverage_penalty": 0.1},
+        {"normalization": "mean"},
+        {"early_stopping": "maybe"},
+        {"special": Special(end=5)},
+    ],
 )
 def test_arguments_out_of_range_are_errors(arguments):
     sound = {"vocab_size": 5, "max_length": 3, "beam_width": 2}
