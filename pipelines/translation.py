@@ -321,28 +321,32 @@ def first_batch(data: Data, config: Config, path: Path, count: int = 8) -> None:
 
 
 def draw_alignments(model: Any, rows: list[dict[str, Any]], spec: dict[str, Any], path: Path, count: int = 6) -> bool:
-    """`plots/alignments.png`: attention of answers, of each group some; False for a model without attention."""
+    """`plots/alignments.png`: attention of answers, of each group some; False without attention or answers."""
     source, target = parallel.tokenizers(spec["tokenizers"])
     groups = spec["groups"]["test"]
-    pictures = []
+    chosen = []
     for group in groups:
         fits = [row for row in rows if row["group"] == group and row["answers"][0]]
         fits = [row for row in fits if evaluation.drawable(row["source"] + row["answers"][0])]
         short = sorted(range(len(fits)), key=lambda i: (len(fits[i]["source"]) > 40, i))
-        for i in short[: max(1, count // len(groups))]:
-            row = fits[i]
-            given = preprocess([row["source"]], source, spec)  # (1, s)
-            ids = target.encode([row["answers"][0]])
-            weights = model.alignments(
-                given, tokens.padded(tokens.sequences(ids, spec["max_target"], start=True, end=False))
-            )
-            if weights is None:
-                return False
-            after = tokens.padded(tokens.sequences(ids, spec["max_target"]))[0]  # (t,)
-            right = "" if row["answers"][0] == row["truth"] else f" (truth: {row['truth']})"
-            title = f"{group}{': ' * bool(group)}{row['answers'][0][:60]}{right}"
-            labels = parallel.labels(given[0].numpy(), source), parallel.labels(after.numpy(), target)
-            pictures.append((title, *labels, np.asarray(weights)[0]))
+        chosen += [fits[i] for i in short[: max(1, count // len(groups))]]
+    if not chosen:
+        return False
+    given = preprocess([row["source"] for row in chosen], source, spec)  # (n, s)
+    ids = target.encode([row["answers"][0] for row in chosen])
+    weights = model.alignments(
+        given, tokens.padded(tokens.sequences(ids, spec["max_target"], start=True, end=False))
+    )  # (n, t, s)
+    if weights is None:
+        return False
+    after = tokens.padded(tokens.sequences(ids, spec["max_target"]))  # (n, t)
+    pictures = []
+    for row, read, written, drawn in zip(chosen, given.numpy(), after.numpy(), np.asarray(weights)):
+        read, written = read[read != tokens.PAD], written[written != tokens.PAD]
+        right = "" if row["answers"][0] == row["truth"] else f" (truth: {row['truth']})"
+        title = f"{row['group']}{': ' * bool(row['group'])}{row['answers'][0][:60]}{right}"
+        labels = parallel.labels(read, source), parallel.labels(written, target)
+        pictures.append((title, *labels, drawn[: len(written), : len(read)]))
     evaluation.alignments(pictures, path)
     return True
 
