@@ -100,7 +100,7 @@ class Bert(keras.Model):
         }
         self.model_type = model_type
         self.parts = SimpleNamespace()  # of layers: PyTorch takes none as attributes before `super().__init__`
-        self.policy = {"dtype": policy}
+        self.policy: dict[str, Any] = {"dtype": policy}
         self.start = initializer(block["stddev"])
         token_ids = token_input(vocab_size, builder=model_type)  # (b, t)
         inputs: Any = {"token_ids": token_ids}

@@ -63,6 +63,7 @@ def _build_llama(config: dict[str, Any], head: str, num_classes: int | None, nam
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind != "default" or config.get("partial_rotary_factor", 1.0) != 1:
         raise ValueError(f"Expected rotary positions of rope_type 'default' in config.json. Received: {kind!r}")
+    arguments: dict[str, Any]
     arguments = {ours: config.get(key, default) for key, (ours, default) in _LLAMA_FIELDS.items()}
     return llama(
         config.get("vocab_size", 32000),

@@ -286,7 +286,16 @@ class MultiHeadAttention(keras.layers.Layer):
         return reduce(ops.logical_and, parts) if parts else None
 
     def get_config(self):
-        names = ("num_heads", "head_dim", "num_kv_heads", "rotary", "kind", "window", "block_size", "window_blocks")
+        names: tuple[str, ...] = (
+            "num_heads",
+            "head_dim",
+            "num_kv_heads",
+            "rotary",
+            "kind",
+            "window",
+            "block_size",
+            "window_blocks",
+        )
         names += ("num_global", "use_bias", "scale", "rotary_base", "stddev", "output_stddev")
         config = {name: getattr(self, name) for name in names}
         return super().get_config() | config | {"dropout": self.dropout_rate}

@@ -91,10 +91,11 @@ class TransformerBlock(keras.layers.Layer):
         self.stddev, self.output_stddev = stddev, output_stddev or stddev
 
     def build(self, x_shape, memory_shape=None):
-        width, policy = x_shape[-1], {"dtype": self.dtype_policy}
+        width = x_shape[-1]
+        policy: dict[str, Any] = {"dtype": self.dtype_policy}
         if width % self.num_heads and not self.head_dim:
             raise ValueError(f"num_heads must divide width. Received: num_heads={self.num_heads}, width={width}")
-        heads = {"num_heads": self.num_heads, "head_dim": self.head_dim or width // self.num_heads} | policy
+        heads = policy | {"num_heads": self.num_heads, "head_dim": self.head_dim or width // self.num_heads}
         heads |= {"stddev": self.stddev, "output_stddev": self.output_stddev}
         self.self_attention = MultiHeadAttention(**heads, **self.attention, name=f"{self.name}_self_attention")
         self.self_attention.build(x_shape)
@@ -192,7 +193,16 @@ class TransformerBlock(keras.layers.Layer):
         return self.norms[sublayer](x) if self.normalization == "post" else x
 
     def get_config(self):
-        names = ("num_heads", "hidden_dim", "causal", "memory", "normalization", "norm", "dropout", "hidden_dropout")
+        names: tuple[str, ...] = (
+            "num_heads",
+            "hidden_dim",
+            "causal",
+            "memory",
+            "normalization",
+            "norm",
+            "dropout",
+            "hidden_dropout",
+        )
         names += ("activation", "gated", "dense_bias", "epsilon", "head_dim", "stddev", "output_stddev")
         own = {name: getattr(self, name) for name in names}
         return super().get_config() | own | {"attention": dict(self.attention)}

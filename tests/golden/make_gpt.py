@@ -37,7 +37,7 @@ LENGTHS = (9, 5, 1)
 
 
 def main() -> None:
-    """Writes the checkpoints; logits of texts, and 64 tokens written on by greedy search after prompts of 9, 5 and 1."""
+    """Writes the checkpoints; logits of texts, and 64 tokens that greedy search writes after prompts of 9, 5, 1."""
     for place, (name, (kind, config)) in enumerate(CASES.items()):
         torch.manual_seed(place)
         model = randomized(kind(config))
