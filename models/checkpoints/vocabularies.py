@@ -95,7 +95,8 @@ def byte_pairs(files: dict, options: dict, names: dict[str, str]) -> tuple[token
             if not right or " " in right:
                 raise ValueError(f"Expected two tokens a line in merges.txt. Received: {line!r}")
             pairs.append((left, right))
-    found = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    ends = {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
+    found = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, **ends))
     space = options.get("add_prefix_space", False)
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     found.decoder = decoders.ByteLevel()
@@ -120,7 +121,8 @@ def pieces(files: dict, name: str, kind: str) -> Any:
         raise ValueError(f"Expected a model of SentencePiece in {name}. Received: {error}") from error
     expected = {"unigram": model.trainer_spec.UNIGRAM, "bpe": model.trainer_spec.BPE}[kind]
     if not model.pieces or not model.HasField("trainer_spec") or model.trainer_spec.model_type != expected:
-        raise ValueError(f"Expected a whole {kind} model in {name}. Received: {len(model.pieces)} pieces of another")
+        received = f"{len(model.pieces)} pieces of model type {model.trainer_spec.model_type}"
+        raise ValueError(f"Expected a whole {kind} model of SentencePiece in {name}. Received: {received}")
     return model
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import Regex, normalizers, pre_tokenizers
 
+from pipelines.transforms.rows import owners, ragged, splits_of, where
+
 ALL, PAGE = 0x110000, 256
 # Blocks in which a character is treated as the first one is: ideographs, private use, planes without characters.
 ALIKE = [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xE000, 0xF8FF), (0x20000, 0x2F7FF), (0x2FA20, 0xDFFFF)]
@@ -128,10 +130,9 @@ class Characters(tf.Module):
         own = len(self.codes) + tf.range(tf.size(flat))
         starts = tf.where(entries > 0, tf.gather(self.starts, entries), own)
         places = tf.ragged.range(starts, starts + lengths).flat_values
-        ends = tf.cumsum(tf.concat([[0], lengths], 0))
-        splits = tf.gather(tf.cast(ends, tf.int64), codes.row_splits)
+        splits = tf.gather(splits_of(lengths), codes.row_splits)
         values = tf.gather(tf.concat([self.codes, flat], 0), places)
-        return tf.strings.unicode_encode(tf.RaggedTensor.from_row_splits(values, splits, validate=False), "UTF-8")
+        return tf.strings.unicode_encode(ragged(values, splits), "UTF-8")
 
 
 class Clusters(Characters):
@@ -168,13 +169,13 @@ class Clusters(Characters):
         count = tf.math.segment_sum(tf.ones_like(flat), cluster)  # (clusters,)
         short = (count > 1) & (tf.math.segment_sum(size, cluster) < self.SHORT)
         within = tf.where(tf.gather(short, cluster))  # the characters in short clusters, (k, 1)
-        sizes = tf.gather(count, tf.where(short)[:, 0])  # (short ones,)
-        some = tf.RaggedTensor.from_row_lengths(tf.gather_nd(flat, within), sizes, validate=False)
+        sizes = tf.gather(count, where(short))  # (short ones,)
+        some = ragged(tf.gather_nd(flat, within), splits_of(sizes))  # (short ones, characters)
         found = tf.zeros_like(sizes)
         for length in range(3, 0, -1):
             entry = self.longer.lookup(tf.strings.unicode_encode(some[:, :length], "UTF-8"))
             found = tf.where(entry > 0, entry, found)
-        whole = tf.repeat(found, sizes)
+        whole = tf.gather(found, owners(some.row_splits))
         changed = tf.where(tf.gather_nd(joins, within), 1, whole)
         changed = tf.where(whole == 0, tf.gather_nd(entries, within), changed)
         return tf.tensor_scatter_nd_update(entries, within, changed)

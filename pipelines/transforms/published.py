@@ -12,6 +12,7 @@ The ids are the same, for every text, with these exceptions:
   brings them into canonical order and this does not. (It drops older marks, so that they have no order.)
 - T5 and XLNet: where the last letter of a flag, a family, a syllable of Hangul or an Indic conjunct has an entry in
   the normalization and a mark of two bytes follows; see `Clusters`, in `characters.py`.
+- T5 and XLNet: a tie in a word of more than 1,000 characters; see `unigram.py`.
 - A NFC, NFD, NFKC or NFKD that tokenizer.json asks for, without dropping accents, goes by TensorFlow Text's version of
   Unicode. None of the seven families comes with one.
 
@@ -30,8 +31,9 @@ from tokenizers import normalizers
 
 from models.checkpoints.tokenizers import from_state
 from pipelines.transforms.characters import SPACES
+from pipelines.transforms.rows import interleaved, kept, nested, owners, places, ragged, singles, where
 from pipelines.transforms.spelling import Speller
-from pipelines.transforms.subwords import BytePairs, WordPieces, interleaved, places, table, where
+from pipelines.transforms.subwords import BytePairs, WordPieces, table
 from pipelines.transforms.text_steps import CUT, literal, normalization, parts_of, replaced, splitting
 from pipelines.transforms.unigram import Unigram
 
@@ -76,8 +78,14 @@ class PublishedTokenizer(tf.Module):
         self.after = Around([token for token in spec["added_tokens"] if token["normalized"]], normalizer)
         self.single, self.pair = templates(spec["post_processor"])
         self.speller = Speller(self.source, spec["decoder"])
+        # Compiled once for all that calls them: loops of thousands of steps would be slow one by one.
+        strings, ids = (
+            tf.TensorSpec([None], tf.string),
+            tf.RaggedTensorSpec([None, None], tf.int64, row_splits_dtype=tf.int64),
+        )
+        self._encode = tf.function(self._encoded, [strings], autograph=False)
+        self._decode = tf.function(self.speller, [ids, tf.TensorSpec([], tf.bool)], autograph=False)
 
-    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and it is slow
     def encode(self, strings: Any) -> tf.RaggedTensor:
         """Token ids of raw strings, without the family's marks.
 
@@ -87,7 +95,9 @@ class PublishedTokenizer(tf.Module):
         Returns:
             int32 (b, tokens), ragged; an empty string has no token.
         """
-        strings = tf.convert_to_tensor(strings, tf.string)
+        return self._encode(tf.convert_to_tensor(strings, tf.string))
+
+    def _encoded(self, strings: tf.Tensor) -> tf.RaggedTensor:
         strings = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
         return tf.cast(self.before(strings, tf.fill(tf.shape(strings), True), self._normalized), tf.int32)
 
@@ -97,18 +107,18 @@ class PublishedTokenizer(tf.Module):
         return self.after(texts, begins, self._words)
 
     def _words(self, texts: tf.Tensor, begins: tf.Tensor) -> tf.RaggedTensor:
-        words, begins = without_empty(tf.RaggedTensor.from_tensor(texts[:, None]), begins)  # (n, 1)
+        words, begins = without_empty(singles(texts), begins)  # (n, 1)
         for split in self.splitters:
-            parts, begins = pieces(split(words.flat_values, begins), begins)  # (words, parts)
-            words = words.with_values(parts).merge_dims(1, 2)  # (n, words)
-        unique, index = tf.unique(words.flat_values)  # a word that comes again is read once
-        return words.with_values(tf.gather(self.model(unique), index)).merge_dims(1, 2)  # (n, tokens)
+            parts, begins = pieces(split(words.values, begins), begins)  # (words, parts)
+            words = nested(words, parts)  # (n, words)
+        unique, index = tf.unique(words.values)  # a word that comes again is read once
+        return nested(words, tf.gather(self.model(unique), index))  # (n, tokens)
 
     def encode_pair(self, first: Any, second: Any, max_length: int | None = None) -> Marked:
         """`with_special` of two raw strings each, (b,)."""
         return self.with_special(self.encode(first), self.encode(second), max_length)
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and it is slow
     def with_special(
         self, ids: tf.RaggedTensor, pair_ids: tf.RaggedTensor | None = None, max_length: int | None = None
     ) -> Marked:
@@ -134,12 +144,11 @@ class PublishedTokenizer(tf.Module):
             texts = dict(zip(texts, cut([*texts.values()], room)))
         count, rows, segments = ids.nrows(), [], []
         for part, segment in template:
-            row = texts[part] if part in texts else tf.RaggedTensor.from_tensor(tf.fill([count, 1], part))
+            row = texts[part] if part in texts else singles(tf.fill([count], part))
             rows.append(row)
-            segments.append(row.with_values(tf.fill(tf.shape(row.values), tf.constant(segment, tf.int32))))
+            segments.append(ragged(tf.fill(tf.shape(row.values), segment), row.row_splits))
         return Marked(tf.concat(rows, 1), tf.concat(segments, 1))
 
-    @tf.autograph.experimental.do_not_convert
     def decode(self, ids: Any, skip_special: bool = True) -> tf.Tensor:
         """Strings of token ids.
 
@@ -150,7 +159,10 @@ class PublishedTokenizer(tf.Module):
         Returns:
             strings (b,).
         """
-        return self.speller(ids, skip_special)
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(ids))
+        ids = tf.cast(ids.with_row_splits_dtype(tf.int64), tf.int64)
+        return self._decode(ids, tf.constant(skip_special))
 
 
 def model_of(spec: Mapping[str, Any]) -> BytePairs | Unigram | WordPieces:
@@ -167,16 +179,14 @@ def model_of(spec: Mapping[str, Any]) -> BytePairs | Unigram | WordPieces:
 
 def without_empty(texts: tf.RaggedTensor, begins: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
     """Strings (n, parts) that hold something, and what `begins` says of each of them."""
-    some = where(texts.flat_values != "")
-    rows = tf.gather(texts.value_rowids(), some)
-    kept = tf.RaggedTensor.from_value_rowids(tf.gather(texts.flat_values, some), rows, texts.nrows(), validate=False)
-    return kept, tf.gather(begins, some)
+    some = texts.values != ""
+    return kept(texts, some), tf.gather(begins, where(some))
 
 
 def pieces(texts: tf.Tensor, begins: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
     """Texts (n,) at their cuts, (n, parts), and which parts begin a whole text."""
     parts = tf.strings.split(texts, CUT)  # (n, parts)
-    return without_empty(parts, tf.gather(begins, parts.value_rowids()) & (places(parts) == 0))
+    return without_empty(parts, tf.gather(begins, owners(parts.row_splits)) & (places(parts) == 0))
 
 
 class Around(tf.Module):
@@ -211,15 +221,15 @@ class Around(tf.Module):
         if not self.pattern:
             return inside(texts, begins)
         parts, first = pieces(replaced(self.pattern, CUT + MARK + rb"\0" + CUT, texts), begins)  # (n, parts)
-        flat = parts.flat_values
+        flat = parts.values
         token = tf.strings.substr(flat, 0, 1) == MARK
         name = tf.strings.substr(tf.gather(flat, where(token)), 1, -1)
         number = self.ids.lookup(name)
         bare = replaced(f"^[{SPACES}]+|[{SPACES}]+$", "", name)
         number = tf.where(number < 0, self.ids.lookup(bare), number)
         ids = inside(tf.gather(flat, where(~token)), tf.gather(first, where(~token)))
-        ids = interleaved(token, tf.RaggedTensor.from_tensor(number[:, None]), ids)  # (all parts, tokens)
-        return parts.with_values(ids).merge_dims(1, 2)
+        ids = interleaved(token, singles(number), ids)  # (all parts, tokens)
+        return nested(parts, ids)
 
 
 def templates(spec: Mapping[str, Any] | None) -> tuple[tuple, tuple]:
@@ -260,13 +270,9 @@ def cut(texts: list[tf.RaggedTensor], room: int) -> list[tf.RaggedTensor]:
     if len(texts) == 1:
         return [texts[0][:, :room]]
     first, second = (ids.row_lengths() for ids in texts)
-    short = tf.minimum(first, second)
-    long = tf.where(short > room, short, tf.maximum(short, room - short))
+    short, whole = tf.minimum(first, second), tf.constant(room, first.dtype)
+    long = tf.where(short > room, short, tf.maximum(short, whole - short))
     both = short + long > room
-    short, long = tf.where(both, room // 2, short), tf.where(both, room // 2 + room % 2, long)
-    kept = tf.where(first > second, long, short), tf.where(first > second, short, long)
-    found = []
-    for ids, most in zip(texts, kept):
-        inside = places(ids) < tf.gather(most, ids.value_rowids())
-        found.append(tf.ragged.boolean_mask(ids, ids.with_values(inside)))
-    return found
+    short, long = tf.where(both, whole // 2, short), tf.where(both, whole - whole // 2, long)
+    most = tf.where(first > second, long, short), tf.where(first > second, short, long)
+    return [kept(ids, places(ids) < tf.gather(each, owners(ids.row_splits))) for ids, each in zip(texts, most)]

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from models.checkpoints.tokenizers import CLEAN, PretrainedTokenizer
-from pipelines.transforms.subwords import places, spelled
+from pipelines.transforms.rows import kept, owners, places
+from pipelines.transforms.subwords import spelled
 from pipelines.transforms.text_steps import literal, parts_of, replaced
 
 
@@ -27,11 +28,11 @@ class Speller(tf.Module):
 
     def __init__(self, source: PretrainedTokenizer, spec: Mapping[str, Any] | None):
         super().__init__()
-        added = source.tokenizer.get_added_tokens_decoder()
+        special = {token.content for token in source.tokenizer.get_added_tokens_decoder().values() if token.special}
         size = 1 + max(source.tokenizer.get_vocab().values())
         found = [source.id_to_token(number) for number in range(size)]
         self.known = np.array([token is not None for token in found])
-        self.plain = self.known & ~np.array([number in added and added[number].special for number in range(size)])
+        self.plain = np.array([token is not None and token not in special for token in found])
         parts, tokens = parts_of(spec, "decoders"), [token or "" for token in found]
         kinds = tuple(part["type"] for part in parts)
         self.by_bytes, self.bytes, self.ends = kinds == ("ByteLevel",), np.zeros(size, bool), ""
@@ -57,21 +58,18 @@ class Speller(tf.Module):
         self.first, self.rest = np.array(first, object), np.array(rest, object)
         self.cleans = source.cleans
 
-    def __call__(self, ids: Any, skip_special: bool) -> tf.Tensor:
-        """Strings (b,) of ids (b, t)."""
-        if not isinstance(ids, tf.RaggedTensor):
-            ids = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(ids))
-        ids = tf.cast(ids, tf.int64)
-        inside = tf.clip_by_value(ids.flat_values, 0, len(self.known) - 1)
-        kept = tf.gather(self.plain if skip_special else self.known, inside) & (inside == ids.flat_values)
-        ids = tf.ragged.boolean_mask(ids, ids.with_values(kept))  # (b, tokens)
-        flat = ids.flat_values
+    def __call__(self, ids: tf.RaggedTensor, skip_special: tf.Tensor) -> tf.Tensor:
+        """Strings (b,) of int64 ids (b, t), without special tokens if so."""
+        inside = tf.clip_by_value(ids.values, 0, len(self.known) - 1)
+        wanted = tf.gather(self.plain, inside) | (tf.gather(self.known, inside) & ~skip_special)
+        ids = kept(ids, wanted & (inside == ids.values))  # (b, tokens)
+        flat, row = ids.values, owners(ids.row_splits)
         texts = tf.where(
             places(ids) == 0, tf.gather(tf.constant(self.first), flat), tf.gather(tf.constant(self.rest), flat)
         )
         if self.bytes.any():
-            texts = self.valid(texts, tf.gather(self.bytes, flat), ids.value_rowids())
-        text = tf.strings.reduce_join(ids.with_values(texts), -1)  # (b,)
+            texts = self.valid(texts, tf.gather(self.bytes, flat), row)
+        text = tf.strings.unsorted_segment_join(texts, row, ids.nrows())  # (b,)
         if self.by_bytes:
             text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         text = replaced(self.ends, "", text) if self.ends else text

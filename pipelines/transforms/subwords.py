@@ -3,8 +3,8 @@
 `BytePairs` and `WordPieces` here and `Unigram` in `unigram.py` take the model of a tokenizer.json and answer the ids of
 words, all words at once. They use core operations of TensorFlow; `WordPieces` needs one of TensorFlow Text.
 
-A word is first cut between characters that stand side by side in no token: no token goes over such a place, so the
-parts can be read one by one. That leaves parts of a few characters even of a line without spaces.
+A word may be cut between characters that stand side by side in no token: no token goes over such a place, so the parts
+can be read one by one. That leaves parts of a few characters even of a line without spaces.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tensorflow as tf
 from etils import epy
 
 from pipelines.transforms.characters import Paged
+from pipelines.transforms.rows import by_owner, interleaved, owners, singles, splits_of, where
 
 with epy.lazy_imports():
     import tensorflow_text
@@ -31,29 +32,6 @@ def table(numbers: Mapping[Any, int], rest: int = -1, keys: tf.DType = tf.int64)
     numbers = numbers or {(-1 if keys.is_integer else ""): rest}  # a table has to hold something
     pairs = tf.constant([*numbers], keys), tf.constant([*numbers.values()], tf.int64)
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(*pairs), rest)
-
-
-def where(mask: tf.Tensor) -> tf.Tensor:
-    """The places at which a mask (n,) is true."""
-    return tf.where(mask)[:, 0]
-
-
-def places(ragged: tf.RaggedTensor) -> tf.Tensor:
-    """Where in its row each value is."""
-    rows = ragged.value_rowids()
-    return tf.range(tf.size(rows, tf.int64)) - tf.gather(ragged.row_starts(), rows)
-
-
-def interleaved(mask: tf.Tensor, those: tf.RaggedTensor, others: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Rows in one order: `those` where the mask (r,) is true, `others` where it is false."""
-    order = tf.concat([where(mask), where(~mask)], 0)
-    return tf.gather(tf.concat([those, others], 0), tf.math.invert_permutation(order))  # (r, tokens)
-
-
-def by_word(ids: tf.Tensor, word: tf.Tensor, words: tf.Tensor) -> tf.RaggedTensor:
-    """Ids by the number of their word, (w, tokens)."""
-    count = tf.size(words, tf.int64)
-    return tf.RaggedTensor.from_value_rowids(ids, tf.cast(word, tf.int64), count, validate=False)
 
 
 def alphabet() -> list[str]:
@@ -87,10 +65,10 @@ class Words(tf.Module):
         super().__init__()
         self.neighbours, self.base = table(dict.fromkeys(neighbours, 1), 0), base
 
-    def parts(self, symbols: tf.Tensor, word: tf.Tensor) -> tf.Tensor:
-        """The number of the part that each symbol (s,) is in."""
+    def parts(self, symbols: tf.Tensor, word: tf.Tensor, cuts: tf.Tensor | bool = True) -> tf.Tensor:
+        """The number of the part that each symbol (s,) is in, where `cuts` (s - 1,) allow them; else a word is one."""
         pair = tf.cast(symbols[:-1], tf.int64) * self.base + tf.cast(symbols[1:], tf.int64)
-        apart = (self.neighbours.lookup(pair) == 0) | (word[:-1] != word[1:])
+        apart = (self.neighbours.lookup(pair) == 0) & cuts | (word[:-1] != word[1:])
         return tf.cumsum(tf.concat([[0], tf.cast(apart, tf.int32)], 0))[: tf.size(symbols)]
 
 
@@ -159,18 +137,18 @@ class BytePairs(Words):
             return self.merged(words)
         found = self.whole.lookup(words)
         known = found >= 0
-        one = tf.RaggedTensor.from_tensor(tf.gather(found, where(known))[:, None])
+        one = singles(tf.gather(found, where(known)))
         return interleaved(known, one, self.merged(tf.gather(words, where(~known))))
 
     def symbols(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The ids of the letters of words, and the number of each letter's word, (s,)."""
         if self.by_bytes:
             codes = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8), tf.int32)
-            word = tf.repeat(tf.range(tf.size(words)), tf.strings.length(words))
+            word = owners(splits_of(tf.strings.length(words)))
             ids = tf.gather(self.letters, codes)
         else:
             ragged = tf.strings.unicode_decode(words, "UTF-8")  # (w, characters)
-            codes, word = ragged.flat_values, tf.cast(ragged.value_rowids(), tf.int32)
+            codes, word = ragged.values, tf.cast(owners(ragged.row_splits), tf.int32)
             ids = self.letters(codes)
             if len(self.fallback) > 1:
                 ids, word = self.in_bytes(codes, ids, word)
@@ -183,10 +161,11 @@ class BytePairs(Words):
         """The same, with the characters that have no id spelled in the bytes of UTF-8."""
         size = 1 + sum(tf.cast(codes >= least, tf.int32) for least in (0x80, 0x800, 0x10000))
         size = tf.where(ids < 0, size, 1)
-        place = tf.repeat(tf.range(tf.size(codes)), size)  # (s,), the character of each symbol
+        splits = splits_of(size)
+        place = owners(splits)  # (s,), the character of each symbol
         codes, ids, word = (tf.gather(each, place) for each in (codes, ids, word))
         count = tf.gather(size, place)
-        index = tf.range(tf.size(place)) - tf.gather(tf.cumsum(size, exclusive=True), place)  # in its character
+        index = tf.range(tf.size(place)) - tf.gather(splits, place)  # in its character
         bits = tf.bitwise.right_shift(codes, 6 * (count - 1 - index))
         lead = tf.where(index == 0, tf.gather([0, 0, 0xC0, 0xE0, 0xF0], count), 0x80)
         byte = lead + tf.where(index == 0, bits, bits % 64)
@@ -226,7 +205,7 @@ class BytePairs(Words):
         order = tf.argsort(owner, stable=True)
         ids, word = tf.gather(ids, order), tf.gather(word_of, tf.gather(owner, order))
         ids, word = fused(ids, word, self.unknown if self.fuse else None)
-        return by_word(ids, word, words)
+        return by_owner(ids, word, tf.size(words))
 
 
 class WordPieces(tf.Module):
@@ -253,6 +232,5 @@ class WordPieces(tf.Module):
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
         """Token ids of words (w,), int64 (w, tokens)."""
         long = tf.strings.length(words, "UTF8_CHAR") > self.most
-        unknown = tf.fill([tf.math.count_nonzero(long), 1], tf.constant(self.unknown, tf.int64))
-        short = tf.gather(words, where(~long))
-        return interleaved(long, tf.RaggedTensor.from_tensor(unknown), self.pieces.tokenize(short))
+        unknown = tf.fill(tf.shape(where(long)), tf.constant(self.unknown, tf.int64))
+        return interleaved(long, singles(unknown), self.pieces.tokenize(tf.gather(words, where(~long))))

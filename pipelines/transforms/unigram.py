@@ -3,7 +3,8 @@
     Unigram(model)(["▁token"])
 
 SentencePiece's own operation would not do: it adds scores in single precision, so that ties fall otherwise, and it
-keeps control symbols out of its search, which the library does not.
+keeps control symbols out of its search, which the library does not. Sums of scores are rounded as the library's are, so
+that ties fall alike; but in a word of more than 1,000 characters, which is read in parts, they may not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.transforms.subwords import CODES, Words, by_word, fused, table, where
+from pipelines.transforms.rows import by_owner, owners, where
+from pipelines.transforms.subwords import CODES, Words, fused, table
 
 
 class Unigram(Words):
@@ -28,6 +30,7 @@ class Unigram(Words):
     """
 
     PENALTY = 10.0  # of an unknown character, below the least score of a token
+    LONG = 1000  # characters; longer words are cut, so that a tie of scores may fall otherwise there
 
     def __init__(self, model: Mapping[str, Any]):
         if model.get("byte_fallback"):
@@ -53,10 +56,11 @@ class Unigram(Words):
         self.unknown_score = min(scores) - self.PENALTY
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
-        """Token ids of words (w,), int64 (w, tokens)."""
+        """Token ids of words (w,) that are not empty, int64 (w, tokens)."""
         ragged = tf.strings.unicode_decode(words, "UTF-8")  # (w, characters)
-        codes, word = tf.cast(ragged.flat_values, tf.int64), tf.cast(ragged.value_rowids(), tf.int32)
-        part = self.parts(codes, word)  # (s,)
+        codes, word = tf.cast(ragged.values, tf.int64), tf.cast(owners(ragged.row_splits), tf.int32)
+        long = tf.gather(ragged.row_lengths() > self.LONG, word[:-1])
+        part = self.parts(codes, word, long)  # (s,)
         lengths = tf.math.bincount(part)  # (parts,)
         nodes = self.ending(codes, tf.gather(tf.cumsum(lengths), part))  # (s, l)
         scores = tf.gather(self.scores, nodes)
@@ -68,7 +72,7 @@ class Unigram(Words):
         node = tf.gather(nodes, length, batch_dims=1)
         ids = tf.where(strange & (length == 0), tf.constant(self.unknown, tf.int64), tf.gather(self.owners, node))
         ids, word = fused(tf.gather(ids, where(ends)), tf.gather(word, where(ends)), self.unknown)
-        return by_word(ids, word, words)
+        return by_owner(ids, word, tf.size(words))
 
     def ending(self, codes: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
         """By character and length, less one, the node of the letters that end there; 0 where there is none.
