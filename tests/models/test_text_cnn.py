@@ -50,6 +50,7 @@ def test_a_phrase_counts_wherever_it_stands():
 
 @pytest.mark.parametrize(("vectors", "count"), [("trained", 48), ("static", 0), ("multichannel", 48)])
 def test_static_vectors_stay_as_they_are(vectors, count):
+    keras.utils.set_random_seed(0)  # in some draws a filter answers no text
     model = random(text_cnn(12, 2, **TINY, vectors=vectors))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(TEXTS, training=True) - 1.0))
