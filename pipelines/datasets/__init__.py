@@ -11,6 +11,7 @@ from pipelines.datasets.folders import read_folder
 from pipelines.datasets.raw import Raw
 from pipelines.datasets.stream import batches, fits_in_memory, in_memory, stream
 from pipelines.datasets.tiny_co2 import TinyCo2
+from pipelines.datasets.tiny_code import TinyCode
 from pipelines.datasets.tiny_dates import TinyDates
 from pipelines.datasets.tiny_digits import TinyDigits
 from pipelines.datasets.tiny_messages import TinyMessages
@@ -23,6 +24,7 @@ from pipelines.datasets.tiny_sunspots import TinySunspots
 __all__ = [
     "Raw",
     "TinyCo2",
+    "TinyCode",
     "TinyDates",
     "TinyDigits",
     "TinyMessages",
