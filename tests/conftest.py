@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Not the cache of whoever runs the tests: what passes here passes on a fresh machine. Workers share that of their parent.
+# Not the cache of whoever runs the tests: what passes here passes on a fresh machine. Workers share their parent's.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
 
