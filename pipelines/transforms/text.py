@@ -15,6 +15,9 @@ Ids 0 to 3 are padding, start, end and unknown. `bpe` and `sentencepiece` spell 
 nothing is unknown to them. Graphs of `word` and `character` load wherever TensorFlow does; the others need TensorFlow
 Text's ops, which TensorFlow Serving has and a Python program gets by `import tensorflow_text`. Bytes that are not UTF-8
 become U+FFFD, the replacement character, in every kind.
+
+`with_names` adds special tokens of a task (`[MASK]`, `<extra_id_0>`) behind the vocabulary and lets marked texts begin
+with the start mark; `encode_named` reads raw text that contains their names.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -31,6 +35,7 @@ from etils import epy
 
 from models.layers.decoding import END, PAD, START, UNKNOWN
 from pipelines.config import Failure, UsageError, one_of
+from pipelines.transforms.rows import nested, places, where
 
 with epy.lazy_imports():
     import sentencepiece
@@ -122,7 +127,8 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, **options:
         texts: of the training split.
         vocab_size: most ids, the four special ones included; fewer where the texts do not give that many.
         options: `form`, `lower` and `accents` as `normalize` takes them (defaults by kind: `NORMALIZATION`), and
-            `min_count`: what `word` and `character` saw less often is unknown (default 1).
+            `min_count`: what `word` and `character` saw less often is unknown (default 1); `space_runs`: `bpe` and
+            `sentencepiece` may have pieces of several spaces, as indented text wants (default False).
 
     Returns:
         The state, plain JSON: `kind`, `normalization`, `vocab_size` (of ids in all), and `vocabulary` (the pieces from
@@ -134,11 +140,11 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, **options:
     """
     one_of(kind, KINDS, "a tokenizer")
     for name in options:
-        one_of(name, ("form", "lower", "accents", "min_count"), "an option of a tokenizer")
+        one_of(name, ("form", "lower", "accents", "min_count", "space_runs"), "an option of a tokenizer")
     least = len(SPECIAL) + (BYTES + 1 if kind in ("bpe", "sentencepiece") else 1)
     if vocab_size < least:
         raise UsageError(f"Expected a vocabulary of at least {least} for {kind}. Received: {vocab_size}")
-    min_count = options.pop("min_count", 1)
+    min_count, space_runs = options.pop("min_count", 1), options.pop("space_runs", False)
     normalization = NORMALIZATION[kind] | options
     state: dict[str, Any] = {"kind": kind, "normalization": normalization}
     parts = (normalize(tf.constant(part), **normalization) for part in batched(texts))
@@ -149,7 +155,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, **options:
         state["vocabulary"] = wordpieces(parts, vocab_size)
     else:
         lines = [line.decode() for part in parts for line in escaped(part).numpy()]
-        model = sentencepiece_model("bpe" if kind == "bpe" else "unigram", lines, vocab_size)
+        model = sentencepiece_model("bpe" if kind == "bpe" else "unigram", lines, vocab_size, space_runs)
         found = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
         return state | {"vocab_size": found, "model": base64.b64encode(model).decode()}
     return state | {"vocab_size": len(SPECIAL) + len(state["vocabulary"])}
@@ -187,7 +193,7 @@ def wordpieces(parts: Iterable[tf.Tensor], vocab_size: int) -> list[str]:
     return found[len(SPECIAL) : vocab_size]
 
 
-def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int) -> bytes:
+def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int, space_runs: bool = False) -> bytes:
     """A model of SentencePiece that changes nothing in a text and falls back on bytes."""
     counts = Counter(itertools.chain.from_iterable(lines))
     if not counts:
@@ -209,6 +215,7 @@ def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int) -> b
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=space_runs,
         max_sentence_length=2**20,  # bytes
         num_threads=2,  # fixed: the sums of several threads depend on how many there are
         minloglevel=2,
@@ -220,31 +227,63 @@ def sentencepiece_model(model_type: str, lines: list[str], vocab_size: int) -> b
     return target.getvalue()
 
 
+def with_names(state: Mapping[str, Any], names: Sequence[str] = (), *, start: bool = True) -> dict[str, Any]:
+    """The state of a tokenizer with more special tokens.
+
+    Args:
+        state: of `train_tokenizer`.
+        names: of the tokens, whose ids follow those of the vocabulary in this order: `[MASK]`, `<extra_id_0>`, ….
+        start: whether marked texts begin with the start mark, too.
+
+    Raises:
+        UsageError: a name is empty or comes twice, or the state has names already.
+    """
+    if state.get("extra") or len(set(names)) < len(names) or not all(names):
+        raise UsageError(f"Expected different names for a tokenizer that has none. Received: {list(names)}")
+    return {**state, "vocab_size": state["vocab_size"] + len(names), "extra": list(names), "start": start}
+
+
 class Tokenizer(tf.Module):
     """A trained tokenizer. Its tables belong to it: what exports a function that calls it must track it.
 
     Args:
-        state: of `train_tokenizer`.
+        state: of `train_tokenizer`, or of `with_names` after it.
+
+    Attributes:
+        extra: ids of additional special tokens by name.
+        ordinary: number of ids before those.
+        start: whether `marked` begins with the start mark.
+        marks: how many marks it puts around a text.
 
     Raises:
         UsageError: the state is of no kind that is known.
     """
 
-    pad_id, marks = PAD, 1  # of padding; how many marks stand around a text
+    pad_id = PAD
 
     def __init__(self, state: Mapping[str, Any]):
         super().__init__(name="tokenizer")
         one_of(state["kind"], KINDS, "a tokenizer")
         self.kind: str = state["kind"]
         self.vocab_size: int = state["vocab_size"]
+        added = state.get("extra", ())
+        self.ordinary = self.vocab_size - len(added)
+        self.extra = {name: self.ordinary + place for place, name in enumerate(added)}
+        self.start: bool = state.get("start", False)
+        self.marks = 1 + self.start
+        if self.extra:
+            by_name = tf.lookup.KeyValueTensorInitializer(
+                list(self.extra), list(self.extra.values()), value_dtype="int32"
+            )
+            self.extra_ids = tf.lookup.StaticHashTable(by_name, UNKNOWN)
         options = dict(state["normalization"])
         self.normalize = lambda strings: normalize(strings, **options)
         if "model" in state:
             self.pieces = tensorflow_text.SentencepieceTokenizer(base64.b64decode(state["model"]), out_type=tf.int32)
             return
         names = [*SPECIAL, *state["vocabulary"]] if self.kind == "wordpiece" else list(state["vocabulary"])
-        first = self.vocab_size - len(names)
-        keys, ids = tf.constant(names, tf.string), tf.range(first, self.vocab_size, dtype=tf.int64)
+        first = self.ordinary - len(names)
+        keys, ids = tf.constant(names, tf.string), tf.range(first, self.ordinary, dtype=tf.int64)
         if not names:  # a table has to hold something: the name of padding, which is no word
             keys, ids = tf.constant([""]), tf.constant([PAD], tf.int64)
         self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, ids), UNKNOWN)
@@ -277,12 +316,40 @@ class Tokenizer(tf.Module):
             return self.pieces.tokenize(strings).merge_dims(1, 2)  # (b, words, pieces) -> (b, tokens)
         return self.pieces.tokenize(escaped(strings))
 
+    def encode_named(self, strings: Any) -> tf.RaggedTensor:
+        """Token ids of raw strings in which names of additional special tokens stand for these.
+
+        `bpe` and `sentencepiece` write the space before a word as a part of it; so one space before a name is taken to
+        belong to what the name stands for.
+
+        Args:
+            strings: (b,), any bytes.
+
+        Returns:
+            As of `encode`.
+        """
+        strings = tf.convert_to_tensor(strings, tf.string)
+        if not self.extra:
+            return self.encode(strings)
+        strings = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
+        names = "|".join(map(re.escape, sorted(self.extra, key=len, reverse=True)))
+        space = " ?" if self.kind in ("bpe", "sentencepiece") else ""
+        marked = tf.strings.regex_replace(strings, f"{space}({names})".encode(), b"\xfe\\1\xfe")  # no UTF-8 has it
+        parts = tf.strings.split(marked, b"\xfe")  # (b, parts): text, name, text, …
+        named = places(parts) % 2 == 1  # (n,)
+        found = tf.gather(parts.values, where(named))
+        ids = self.encode(tf.where(named, "", parts.values))  # (n, tokens)
+        special = tf.RaggedTensor.from_row_lengths(
+            self.extra_ids.lookup(found), tf.cast(named, tf.int64)
+        )  # (n, 0 or 1)
+        return nested(parts, tf.concat([ids, special], axis=1))
+
     def marked(self, strings: Any, max_length: int) -> tf.RaggedTensor:
-        """Token ids of raw strings with the end mark, at most `max_length` of them: (b, tokens)."""
-        return sequences(self.encode(strings), max_length)
+        """Token ids of raw strings with the marks, at most `max_length` of them: (b, tokens)."""
+        return sequences(self.encode(strings), max_length, start=self.start)
 
     def decode(self, ids: Any) -> tf.Tensor:
-        """Strings of token ids; special ids are left out.
+        """Strings of token ids; special ids are left out, additional ones too.
 
         Args:
             ids: integers (b, t), padded or ragged, below `vocab_size`.
@@ -292,7 +359,7 @@ class Tokenizer(tf.Module):
         """
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
-        ids = tf.ragged.boolean_mask(ids, ids > UNKNOWN)  # (b, tokens)
+        ids = tf.ragged.boolean_mask(ids, (ids > UNKNOWN) & (ids < self.ordinary))  # (b, tokens)
         if self.kind in ("bpe", "sentencepiece"):
             return unescaped(self.pieces.detokenize(tf.cast(ids, tf.int32)))
         names = self.names.lookup(tf.cast(ids, tf.int64))
@@ -338,12 +405,18 @@ def published(source: Any) -> dict[str, Any]:
     return {"kind": PUBLISHED, "vocab_size": source.vocab_size, "source": source.state()}
 
 
-def sequences(ids: tf.RaggedTensor, max_length: int, *, start: bool = False, end: bool = True) -> tf.RaggedTensor:
+def sequences(
+    ids: tf.RaggedTensor,
+    max_length: int,
+    *,
+    start: bool = False,
+    end: bool = True,
+    marks: tuple[int, int] = (START, END),
+) -> tf.RaggedTensor:
     """Token ids between their marks, cut so that at most `max_length` are left, marks and all; (b, tokens)."""
-    count = ids.nrows()
-    marks = [tf.fill([count, 1], tf.constant(mark, ids.dtype)) for mark in (START, END)]
+    first, last = (tf.fill([ids.nrows(), 1], tf.constant(mark, ids.dtype)) for mark in marks)
     kept = ids[:, : max_length - start - end]
-    return tf.concat([*([marks[0]] if start else []), kept, *([marks[1]] if end else [])], axis=1)
+    return tf.concat([*([first] if start else []), kept, *([last] if end else [])], axis=1)
 
 
 def padded(ids: tf.RaggedTensor, multiple: int = 1, pad_id: int = PAD) -> tf.Tensor:
