@@ -51,6 +51,7 @@ INPUTS: dict[str, dict[str, tuple]] = {
     "text_cnn": {"": (20_000, 2)},
     "text_transformer": {"": (30_522, 2)},
     "bert_classifier": {"": (30_522, 2)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 2)),
+    "xlnet_classifier": {"": (32_000, 2)},
     "transformer": {"": (37_000, 37_000)},
 }
 IMAGENET = ((224, 224, 3), 1000)

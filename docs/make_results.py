@@ -33,7 +33,10 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "forecasting": [{"dataset": "tiny_sunspots"}, {"dataset": "tiny_series"}],
 }
 # Flags of models that the default ones do not suit.
-OWN: dict[str, dict[str, Any]] = {"bert_classifier": {"learning_rate": 0.0005}}
+OWN: dict[str, dict[str, Any]] = {
+    "bert_classifier": {"learning_rate": 0.0005},
+    "xlnet_classifier": {"learning_rate": 0.0005},
+}
 # Plots of a default run that a page shows.
 SHOWN = {"translation": "alignments", "forecasting": "forecasts"}
 

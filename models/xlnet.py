@@ -2,6 +2,7 @@
 
     from models.xlnet import SIZES, permutation_masks, xlnet, xlnet_lm
     model = xlnet(32000, **SIZES["base"])            # 116,718,336 parameters
+    python -m pipelines.text_classification --model xlnet_classifier --learning_rate 0.0005
 
 `models.checkpoints.from_pretrained` loads published weights. Two streams read a text: the content stream knows the
 token of its own place; the query stream knows only the place, and so can be asked for the token (`predict_targets`).
@@ -20,6 +21,7 @@ from models.layers.classification import check_choice, check_sizes, token_input
 from models.layers.embeddings import PaddingMask, TokenEmbedding, initializer
 from models.layers.regularization import check_rate
 from models.layers.relative_attention import Apart, RelativeBlock, Views
+from models.layers.signatures import with_arguments_of
 
 SIZES: dict[str, dict[str, Any]] = {
     # Yang et al. 2019, section 3.1: as BERT-base; appendix A.4.1, the table of hyperparameters for pretraining
@@ -74,12 +76,28 @@ class LastToken(keras.layers.Layer):
     """
 
     def call(self, x, mask):
-        places = ops.arange(ops.shape(x)[1], dtype="int32")
-        last = ops.max(ops.where(mask, places, 0), axis=1, keepdims=True)  # (b, 1)
-        return ops.einsum("bt,btd->bd", ops.cast(places == last, x.dtype), x)
+        return ops.einsum("bt,btd->bd", ops.cast(is_last(mask), x.dtype), x)
 
     def compute_output_shape(self, x_shape, mask_shape=None):
         return (x_shape[0], x_shape[2])
+
+
+@keras.saving.register_keras_serializable("dl_essentials")
+class LastSegment(keras.layers.Layer):
+    """Segments of single texts as published tokenizers have them: 0, and 2 for the last token, which is `<cls>`.
+
+    Input shape: a mask (b, t) bool, true where there is no padding
+    Output shape: (b, t) int
+    """
+
+    def call(self, mask):
+        return 2 * ops.cast(is_last(mask), "int32")
+
+
+def is_last(mask):
+    """True at the last true place of each row of a mask (b, t), or at place 0 where no place is."""
+    places = ops.arange(ops.shape(mask)[1], dtype="int32")
+    return places == ops.max(ops.where(mask, places, 0), axis=1, keepdims=True)  # (b, t)
 
 
 class Streams(NamedTuple):
@@ -108,6 +126,7 @@ class XLNet(keras.Model):
         classifier_dropout: float,
         stddev: float | None,
         pad_id: int | None,
+        pairs: bool,
         clamp_len: int | None,
         bi_data: bool,
         mem_len: int | None,
@@ -127,6 +146,7 @@ class XLNet(keras.Model):
             "classifier_dropout": classifier_dropout,
             "stddev": stddev,
             "pad_id": pad_id,
+            "pairs": pairs,
             "clamp_len": clamp_len,
             "bi_data": bi_data,
             "mem_len": mem_len,
@@ -155,10 +175,17 @@ class XLNet(keras.Model):
             if dropout
         }
         token_ids = token_input(vocab_size, builder="xlnet")  # (b, t)
-        segment_ids = keras.Input((None,), dtype="int32", name="segment_ids")  # (b, t)
-        content = self.read(token_ids, segment_ids).content  # (b, t, d)
-        answers = self._classified(token_ids, content) if head == "classification" else self._answered(content)
-        super().__init__({"token_ids": token_ids, "segment_ids": segment_ids}, answers, name=name)
+        inputs: Any = {"token_ids": token_ids}
+        if pairs:
+            inputs["segment_ids"] = keras.Input((None,), dtype="int32", name="segment_ids")  # (b, t)
+        segment_ids = inputs.get("segment_ids")
+        if head == "classification":
+            mask = PaddingMask(-1 if pad_id is None else pad_id, name="padding_mask")(token_ids)  # (b, t)
+            segment_ids = segment_ids if pairs else LastSegment(name="last_segment")(mask)  # (b, t)
+            answers = self._classified(self.read(token_ids, segment_ids).content, mask)
+        else:
+            answers = self._answered(self.read(token_ids, segment_ids).content)
+        super().__init__(inputs if pairs else token_ids, answers, name=name)
 
     def read(
         self,
@@ -281,11 +308,10 @@ class XLNet(keras.Model):
         """What the head makes of each place's hidden state (b, t, d)."""
         return self.parts.embedding(x, reverse=True) if self.arguments["head"] == "lm" else x  # (b, t, v)
 
-    def _classified(self, token_ids, x):
+    def _classified(self, x, mask):
         """Scores (b, k) of the classes, from the last token of (b, t, d)."""
         given, policy = self.arguments, self.arguments["dtype"]
         start = {"kernel_initializer": initializer(given["stddev"])}
-        mask = PaddingMask(-1 if given["pad_id"] is None else given["pad_id"], name="padding_mask")(token_ids)
         x = LastToken(dtype=policy, name="last_token")(x, mask)  # (b, d)
         x = keras.layers.Dense(given["width"], "tanh", name="features", dtype=policy, **start)(x)
         if given["classifier_dropout"]:
@@ -316,6 +342,7 @@ def xlnet(
     epsilon: float = 1e-12,
     stddev: float | None = 0.02,
     pad_id: int | None = 5,
+    pairs: bool = True,
     clamp_len: int | None = None,
     bi_data: bool = False,
     mem_len: int | None = None,
@@ -340,6 +367,8 @@ def xlnet(
         epsilon: added to the variance in layer normalization.
         stddev: of the normal distribution that kernels, biases of attention and embeddings begin with.
         pad_id: id of padding, which is not looked at; None for no padding.
+        pairs: whether `segment_ids` are an input. Without, all tokens are of one segment, but for the last one that a
+            classification reads, which is of its own.
         clamp_len: greatest distance between two tokens; all beyond it are alike. None for no bound.
         bi_data: whether the second half of a batch is of texts that read backwards, as in pretraining.
         mem_len: most places that are remembered of the segments before; None for all.
@@ -347,8 +376,9 @@ def xlnet(
         name: name of the model.
 
     Returns:
-        A model from `{"token_ids": (b, t), "segment_ids": (b, t)}`, the content stream's, to (b, t, d) of "features",
-        (b, t, v) of "lm" or (b, k) of "classification". Logits are float32 under every policy.
+        A model from `{"token_ids": (b, t), "segment_ids": (b, t)}`, or from token ids (b, t) without `pairs`, the
+        content stream's, to (b, t, d) of "features", (b, t, v) of "lm" or (b, k) of "classification". Logits are
+        float32 under every policy.
 
     Raises:
         ValueError: sizes do not fit each other, or an argument is not as described.
@@ -373,6 +403,7 @@ def xlnet(
         classifier_dropout=check_rate("classifier_dropout", classifier_dropout),
         stddev=stddev,
         pad_id=pad_id,
+        pairs=pairs,
         clamp_len=clamp_len,
         bi_data=bi_data,
         mem_len=mem_len,
@@ -388,6 +419,7 @@ def xlnet(
     )
 
 
+@with_arguments_of(xlnet, "head", "num_classes")
 def xlnet_lm(vocab_size: int, **arguments) -> XLNet:
     """`xlnet` with the scores of all tokens, (b, t, v), by the embeddings' own matrix and a bias.
 
@@ -399,15 +431,17 @@ def xlnet_lm(vocab_size: int, **arguments) -> XLNet:
     return xlnet(vocab_size, head="lm", **arguments)
 
 
-def xlnet_classifier(vocab_size: int, num_classes: int, **arguments) -> XLNet:
+@with_arguments_of(xlnet, "head")
+def xlnet_classifier(vocab_size: int, num_classes: int, *, pairs: bool = False, **arguments) -> XLNet:
     """`xlnet` with a class for each text, (b, k), from its last token, which published tokenizers let be `<cls>`.
 
     Their texts are padded on the left, so that it is at the last place. Here it is the last token that is no padding,
-    whichever side is padded. `features` is a dense layer with tanh before the scores.
+    whichever side is padded. `features` is a dense layer with tanh before the scores. With `pairs=True` it reads pairs
+    of texts, and takes `segment_ids` too.
 
     Reference: Yang et al. 2019, section 2.5 and 3.
     """
-    return xlnet(vocab_size, head="classification", num_classes=num_classes, **arguments)
+    return xlnet(vocab_size, head="classification", num_classes=num_classes, pairs=pairs, **arguments)
 
 
 class PermutationMasks(NamedTuple):

@@ -50,14 +50,25 @@ def train(
     folder: Path,
     monitor: str,
     mode: str,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """`training.fit`, then `model.keras` with the best weights and `plots/curves.png`.
+    """`training.fit`, with the task's own `callbacks`, then `model.keras` with the best weights and `plots/curves.png`.
 
     Returns:
         What `training.fit` returns.
     """
     examples = spec["counts"]["train"]
-    fitted = training.fit(model, batches, validation, config, folder, examples=examples, monitor=monitor, mode=mode)
+    fitted = training.fit(
+        model,
+        batches,
+        validation,
+        config,
+        folder,
+        examples=examples,
+        monitor=monitor,
+        mode=mode,
+        callbacks=callbacks,
+    )
     runs.save_model(model, folder / "model.keras")
     report.curves(runs.history(folder), folder / "plots/curves.png", monitor, fitted["best_epoch"])
     return fitted
@@ -95,7 +106,7 @@ def finish(
         "task": task,
         "objective": objective,
         **found,
-        "parameters": model.count_params(),
+        **training.parameters(model),
         "peak_memory_mb": runs.peak_memory_mb(),
         "versions": training.environment(),
     }

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from etils import epy
 
 import pipelines
-from pipelines import Data, builder, runs
+from pipelines import Data, builder, finetuning, runs
 from pipelines.config import ClassificationConfig, Failure, UsageError, one_of, option, run_cli
 
 with epy.lazy_imports():
@@ -33,7 +34,7 @@ with epy.lazy_imports():
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import evaluation, finetuning, report, supervised, text_evaluation, training
+    from pipelines import evaluation, report, supervised, text_evaluation, training
     from pipelines.datasets import statistics, texts
     from pipelines.transforms import text
 
@@ -45,6 +46,7 @@ MODELS = {
     "text_cnn": builder("models.text_cnn"),
     "text_transformer": builder("models.text_transformer"),
     "bert_classifier": builder("models.bert", "bert_classifier"),
+    "xlnet_classifier": builder("models.xlnet", "xlnet_classifier"),
 }
 OBJECTIVE = ("accuracy", "max")
 PORTABLE = "from_token_ids"  # the signature of arrays alone, which ONNX is made from
@@ -53,7 +55,7 @@ DATA = "tiny_reviews, tiny_snippets, TFDS text sets (imdb_reviews, ag_news_subse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ClassificationConfig):
+class Config(finetuning.Config, ClassificationConfig):
     dataset: str = option(
         "tiny_reviews",
         "a TFDS name (imdb_reviews, ag_news_subset, glue/sst2, …), or built in: tiny_reviews, tiny_snippets",
@@ -80,15 +82,6 @@ class Config(ClassificationConfig):
     lower: str = option("auto", "make letters small; auto: for words and word pieces", choices=("auto", "yes", "no"))
     accents: bool = option(True, "keep accents")
     token_dropout: float = option(0.0, "share of the tokens that training makes unknown")
-    pretrained: str | None = option(
-        None,
-        "start from the weights and the tokenizer of a published checkpoint: a folder in Hugging Face's format, or the "
-        "id of a repository of its Hub",
-        metavar="PATH",
-    )
-    trained: str = option(
-        "all", "weights that training changes; head: of the last layers alone", choices=("all", "head")
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,11 +90,8 @@ class Config(ClassificationConfig):
         self.at_least(1, "min_count")
         self.at_least(2, "max_length")
         self.within(0, 1, "token_dropout")
-        if self.pretrained and (self.token_dropout or self.size or self.model_args):
-            raise UsageError(
-                "Expected --pretrained without --size, --model_args and --token_dropout: the checkpoint says what the "
-                f"model is. Received: --pretrained {self.pretrained} with one of them"
-            )
+        if self.pretrained and self.token_dropout:
+            raise UsageError(f"Expected --pretrained without --token_dropout. Received: {self.token_dropout}")
 
 
 def preprocess(strings: Any, tokenizer: Any, max_length: int) -> Any:
@@ -147,7 +137,7 @@ def load_data(config: Config) -> Data:
 def tokenizer_state(config: Config, raw: Any) -> dict[str, Any]:
     """The tokenizer of the checkpoint, or one learned from the training texts."""
     if config.pretrained:
-        return text.published(finetuning.tokenizer(config.pretrained, config.model))
+        return finetuning.tokenizer_state(config, MODELS)
     given = {
         "form": config.form,
         "lower": {"yes": True, "no": False}.get(config.lower, "auto"),
@@ -191,19 +181,26 @@ def arguments(config: Config) -> dict[str, Any]:
     return MODELS[config.model].arguments(config.size, config.model_args)
 
 
+def new_model(config: Config, spec: dict[str, Any]) -> Any:
+    """The model with new weights. Of padding and marks, the tokenizer decides what they are."""
+    given = arguments(config)
+    if "pad_id" in inspect.signature(MODELS[config.model].function).parameters:
+        given["pad_id"] = padding(spec)
+    return MODELS[config.model](spec["tokenizer"]["vocab_size"], len(spec["classes"]), **given)
+
+
 def build_model(config: Config, spec: dict[str, Any]) -> Any:
     """The compiled model, the same for the same seed."""
-    given = arguments(config)
     keras.utils.set_random_seed(config.seed)  # here, since preparing data may draw random numbers too
     with training.dtypes(config), training.replicas(config):
         try:
             if config.pretrained:
-                model = finetuning.classifier(config.pretrained, len(spec["classes"]))
+                model = finetuning.model(config, head="classification", num_classes=len(spec["classes"]))
             else:
-                model = MODELS[config.model](spec["tokenizer"]["vocab_size"], len(spec["classes"]), **given)
+                model = new_model(config, spec)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from error
-        finetuning.freeze(model, config.trained)
+        finetuning.prepare(model, config)
         finetuning.check_length(model, spec["max_length"])
         compile_model(model, config, spec)
     return model
@@ -212,7 +209,7 @@ def build_model(config: Config, spec: dict[str, Any]) -> Any:
 def compile_model(model: Any, config: Config, spec: dict[str, Any]) -> None:
     examples = spec["counts"]["train"]
     model.compile(
-        optimizer=training.optimizer(config, training.total_steps(config, examples)),
+        optimizer=finetuning.optimizer(config, model, examples),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=config.jit,
@@ -377,7 +374,7 @@ def main(config: Config) -> Path:
     spec = data.spec
     model = build_model(config, spec)
     print("\n".join(described(spec)))
-    print(f"model: {config.model}, {model.count_params():,} parameters")
+    print(f"model: {config.model}, {finetuning.described(model, config)}")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
         batches = functools.partial(training_batches, data, config)

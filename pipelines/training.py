@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.summary import Writer
 
-from pipelines import checkpoints
+from pipelines import checkpoints, layer_rates
 from pipelines.config import Failure, TrainingConfig, UsageError, seconds
 
 NO_DECAY = ["bias", "gamma", "beta", "class_token", "position_embedding"]
@@ -78,8 +78,10 @@ def schedule(config: TrainingConfig, steps: int) -> Any:
     return rate
 
 
-def optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer that the flags describe, with its schedule over `steps`."""
+def optimizer(
+    config: TrainingConfig, steps: int, multiplier: layer_rates.Multiplier | None = None
+) -> keras.optimizers.Optimizer:
+    """The optimizer that the flags describe, with its schedule over `steps` and, perhaps, a rate for each layer."""
     classes = {
         name.lower(): cls
         for name, cls in vars(keras.optimizers).items()
@@ -100,7 +102,8 @@ def optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
         arguments["momentum"] = config.momentum
     elif name in ("adamw", "lion", "muon") and not config.weight_decay:
         arguments["weight_decay"] = {"adamw": 0.004, "lion": 0.01, "muon": 0.1}[name]
-    result = classes[name](**arguments)
+    chosen = classes[name] if multiplier is None else layer_rates.scaled(classes[name], multiplier)
+    result = chosen(**arguments)
     if arguments["weight_decay"]:
         result.exclude_from_weight_decay(var_names=NO_DECAY)
     return result
@@ -277,6 +280,7 @@ def fit(
     examples: int,
     monitor: str,
     mode: str,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Train a compiled model inside a run folder, from its last checkpoint if it has one.
 
@@ -291,6 +295,7 @@ def fit(
         examples: size of the training split.
         monitor: logged name that the best epoch is chosen by, such as `val_accuracy`.
         mode: `max` or `min`.
+        callbacks: of the task; they must not draw random numbers of Keras's global generator.
 
     Returns:
         seconds of training, epochs and steps taken, the best epoch, seconds spent saving.
@@ -300,14 +305,14 @@ def fit(
     restored = checkpoints.latest(folder / "checkpoints")
     progress = Progress(folder, monitor, mode, seconds(config.budget), restored)
     resume = checkpoints.ExactResume(folder / "checkpoints", restored, per_epoch, progress.state, lambda: progress.best)
-    callbacks: list[keras.callbacks.Callback] = [resume, progress]
+    own: list[keras.callbacks.Callback] = [resume, progress]
     if config.ema:
-        callbacks.append(keras.callbacks.SwapEMAWeights())
+        own.append(keras.callbacks.SwapEMAWeights())
     if config.schedule == "plateau":
-        callbacks.append(Replayed(keras.callbacks.ReduceLROnPlateau(monitor, 0.5, 3, mode=mode), progress.rows))
+        own.append(Replayed(keras.callbacks.ReduceLROnPlateau(monitor, 0.5, 3, mode=mode), progress.rows))
     if config.patience:
-        callbacks.append(Replayed(keras.callbacks.EarlyStopping(monitor, 0, config.patience, mode=mode), progress.rows))
-    callbacks += [StepLimit(steps, resume), EpochCheckpoint(resume)]
+        own.append(Replayed(keras.callbacks.EarlyStopping(monitor, 0, config.patience, mode=mode), progress.rows))
+    own += [*callbacks, StepLimit(steps, resume), EpochCheckpoint(resume)]
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     if resume.offset:  # metrics have variables from their first batch on
@@ -319,7 +324,7 @@ def fit(
             epochs=math.ceil(steps / per_epoch),
             steps_per_epoch=per_epoch,
             validation_data=validation,
-            callbacks=callbacks,
+            callbacks=own,
             shuffle=False,  # the stream is shuffled, by the seed
             verbose=1 if sys.stdout.isatty() else 2,
         )
@@ -350,7 +355,8 @@ def find_learning_rate(
     loss = model.loss
     rates, losses, average = [], [], 0.0
     sweep = replace(config, schedule="constant", learning_rate=low, ema=0.0)
-    model.compile(optimizer=optimizer(sweep, steps), loss=loss)
+    used = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of one that scales losses
+    model.compile(optimizer=optimizer(sweep, steps, getattr(used, "rates", None)), loss=loss)
     for i, (x, y, *weight) in enumerate(batches.take(steps)):
         rate = low * (high / low) ** (i / (steps - 1))
         model.optimizer.learning_rate.assign(rate)
@@ -364,6 +370,16 @@ def find_learning_rate(
     checkpoints.assign(model.variables, start, "model")
     kept = int(np.argmin(losses))
     return float(f"{rates[kept] / 10:.2g}"), rates, losses
+
+
+def parameters(model: keras.Model) -> dict[str, int]:
+    """How many numbers a model has, and how many of them are trained.
+
+    Low-rank adapters are counted where they are trained only: in what is saved they are a part of the kernels.
+    """
+    saved = [weight for weight in model.weights if not weight.name.startswith("lora_kernel")]
+    counted = {"parameters": saved, "trained_parameters": model.trainable_weights}
+    return {name: sum(math.prod(weight.shape) for weight in weights) for name, weights in counted.items()}
 
 
 def environment() -> dict[str, str]:

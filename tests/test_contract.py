@@ -41,6 +41,7 @@ SMALL: dict[str, dict] = {
     "text_cnn": {"filters": 8},
     "text_transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "bert_classifier": {"width": 8, "depth": 1, "hidden_dim": 8},
+    "xlnet_classifier": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "seq2seq": {"width": 8},
     "transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "recurrent_forecaster": {"width": 8},

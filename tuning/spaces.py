@@ -192,6 +192,18 @@ def bert_classifier(hp) -> dict[str, Any]:
     }
 
 
+def xlnet_classifier(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": 4 * width,
+        "dropout": hp.Float("dropout", 0.0, 0.5, default=0.1),
+        "classifier_dropout": hp.Float("classifier_dropout", 0.0, 0.5, default=0.1),
+    }
+
+
 def seq2seq(hp) -> dict[str, Any]:
     return {
         "cell": hp.Choice("cell", ["gru", "lstm", "simple_rnn"], default="gru"),

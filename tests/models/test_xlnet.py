@@ -343,7 +343,8 @@ def test_one_batch_of_classes_can_be_learned_by_heart():
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    made = xlnet_classifier(V, 3, **(SMALL | {"depth": 1, "dropout": 0.0, "stddev": 0.2}), classifier_dropout=0.0)
+    small = SMALL | {"depth": 1, "dropout": 0.0, "stddev": 0.2}
+    made = xlnet_classifier(V, 3, **small, classifier_dropout=0.0, pairs=True)
     given, labels = texts(6), np.arange(6) % 3
     weights = [weight.value for weight in made.trainable_weights]
     velocities = [0.0] * len(weights)
@@ -356,6 +357,23 @@ def test_one_batch_of_classes_can_be_learned_by_heart():
         for weight, velocity in zip(weights, velocities):
             weight.assign_sub(0.1 * velocity)
     np.testing.assert_array_equal(np.argmax(made(given), axis=-1), labels)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_single_text_is_read_as_published_tokenizers_mark_it(side):
+    """`<cls>` at the end is a segment of its own, on whichever side the padding stands."""
+    keras.utils.set_random_seed(1)
+    small = SMALL | {"depth": 2, "dropout": 0.0, "stddev": 0.2}
+    single, pair = (xlnet_classifier(V, 3, **small, pairs=pairs) for pairs in (False, True))
+    pair.set_weights(single.get_weights())
+    rows = [[7, 8, 9, 10, 4, 3], [9, 4, 3]]
+    blank = [[5] * (6 - len(row)) for row in rows]
+    ids = np.array([gap + row if side == "left" else row + gap for gap, row in zip(blank, rows)], "int32")
+    segments = np.where(ids == 3, 2, np.where(ids == 5, 4, 0)).astype("int32")
+    expected = pair({"token_ids": ids, "segment_ids": segments})
+    near(single(ids), expected)
+    assert np.abs(np.asarray(pair({"token_ids": ids, "segment_ids": np.zeros_like(ids)})) - expected).max() > 1e-3
+    near(single(ids[1:]), single(np.array([rows[1]], "int32")))
 
 
 def test_the_streams_compile_for_any_batch_length_and_memory():

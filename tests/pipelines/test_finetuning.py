@@ -84,10 +84,15 @@ def test_the_whole_model_is_fine_tuned_and_learns(checkpoint, reviews, tmp_path)
 def test_the_head_of_a_checkpoint_is_kept_where_it_fits(checkpoint, tmp_path, capsys):
     model, tokenizer, _ = from_pretrained(checkpoint, head="classification", num_classes=2)
     folder = to_pretrained(model, tmp_path / "classifier", tokenizer)
-    kept = finetuning.classifier(str(folder), 2)
+
+    def classifier(num_classes):
+        given = finetuning.Config(pretrained=str(folder))
+        return finetuning.model(given, head="classification", num_classes=num_classes)
+
+    kept = classifier(2)
     assert "new weights" not in capsys.readouterr().out
     np.testing.assert_array_equal(kept.get_layer("logits").kernel, model.get_layer("logits").kernel)
-    assert finetuning.classifier(str(folder), 3).output.shape == (None, 3)
+    assert classifier(3).output.shape == (None, 3)
     assert "new weights, to be trained: classifier.weight, classifier.bias" in capsys.readouterr().out
 
 
