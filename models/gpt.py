@@ -5,19 +5,22 @@
     answer = model.generate(prompt_ids, max_new_tokens=64, temperature=0.8, top_k=40)
 
 `models.checkpoints.from_pretrained` loads published weights. `models.llama` builds another decoder on the same class.
+Deviations: none of the published model; by default it is small, and other positions and kinds of attention are options.
 """
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import keras
-from keras import ops
 
+from models.layers import streaming
 from models.layers.classification import check_choice, check_sizes, token_input
 from models.layers.embeddings import PositionEmbedding, TokenEmbedding, initializer
 from models.layers.regularization import check_rate
-from models.layers.sampling import Generated, Sampling, sample
+from models.layers.sampling import Generated
 from models.layers.transformer_block import TransformerBlock, block_arguments
+from models.layers.writing import Writer
 
 SIZES: dict[str, dict[str, Any]] = {
     # Radford et al. 2019, "Language models are unsupervised multitask learners", table 2, and the released weights.
@@ -65,7 +68,7 @@ class CausalLM(keras.Model):
             "name": name,
         }
         self.model_type = model_type
-        self.parts = SimpleNamespace()  # of layers: PyTorch takes none as attributes before `super().__init__`
+        self.parts = SimpleNamespace(writers={})  # and layers, which PyTorch takes as attributes only after `super()`
         kinds = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
         self.parts.embedding = TokenEmbedding(
             vocab_size, width, stddev=block["stddev"], dtype=policy, name="token_embedding"
@@ -145,10 +148,15 @@ class CausalLM(keras.Model):
         end_ids: tuple[int, ...] = (),
         stop: tuple[tuple[int, ...], ...] = (),
         pad_id: int = 0,
+        prompt_policy: str = "error",
         seed: int | None = None,
         noise=None,
     ) -> Generated:
-        """Writes on, one token at a time, with a cache; compiles into one graph.
+        """Writes on, one token at a time, with a cache.
+
+        Arrays, and tensors with values, are written on by a compiled function, which is kept for the next call with the
+        same options (another temperature, seed or length of prompts is no other option); inside a graph that is being
+        traced the loop becomes a part of it.
 
         Args:
             prompt: (b, p) token ids, padded at the right with anything.
@@ -162,62 +170,51 @@ class CausalLM(keras.Model):
             end_ids: tokens that end a text; they are part of it.
             stop: sequences of tokens that end a text; they are part of it.
             pad_id: what stands after the end.
+            prompt_policy: of a prompt for which, with the answer, there are not enough positions (`max_length`):
+                "error", or "left", which drops its first tokens. Rotary positions have no table, so that "error" lets
+                all prompts pass there; "left" keeps to the length that the model was trained for.
             seed: of the draws; the same seed gives the same text.
             noise: (max_new_tokens, b) uniform numbers in [0, 1) in place of a seed.
 
         Returns:
             `Generated`: token ids (b, max_new_tokens), lengths (b,), and log probabilities (b, max_new_tokens) of the
-            tokens under the model itself.
+            tokens under the model itself. Arrays, unless it is traced.
 
         Raises:
-            ValueError: an argument is not as described, or there are fewer learned positions than tokens.
+            ValueError: an argument is not as described, a token id is not of the vocabulary, or there are fewer learned
+                positions than tokens.
 
         Reference: Radford et al. 2019, section 3 of the model card, for top-k; Holtzman et al. 2020, "The curious case
             of neural text degeneration", section 3.1, for top-p; Keskar et al. 2019, "CTRL", section 4.1, for the
             penalty.
         """
-        if self.arguments["head"] != "lm":
-            raise ValueError(f'Only a model with the head "lm" generates. Received: {self.arguments["head"]!r}')
-        prompt = ops.convert_to_tensor(prompt, dtype="int32")
-        batch, width = ops.shape(prompt)
-        table = self.arguments["max_length"]
-        if self.parts.positions is not None and isinstance(width, int) and width + max_new_tokens > table:
-            raise ValueError(
-                f"Prompt and answer must fit into {table} positions. Received: {width} and max_new_tokens="
-                f"{max_new_tokens}"
-            )
-        lengths = ops.full((batch,), width, "int32") if lengths is None else ops.convert_to_tensor(lengths, "int32")
-        gap = (width - lengths)[:, None]  # (b, 1), padding, which is moved to the left
-        columns = ops.arange(width, dtype="int32")[None]  # (1, p)
-        prompt = ops.take_along_axis(prompt, ops.mod(columns - gap, width), axis=1)  # (b, p)
-        length = width + max_new_tokens - 1  # of the last token nothing is asked
-        mask = ops.arange(length, dtype="int32")[None] >= gap  # (b, p + m - 1)
-        state = self.empty_state(batch, length)
-        if width != 1:
-            places = ops.maximum(columns - gap, 0)[:, :-1]  # (b, p - 1)
-            _, state = self.hidden(prompt[:, :-1], state=state, position=0, places=places, mask=mask)
-
-        def step(token_ids, count, state):
-            places = (lengths + count - 1)[:, None]  # (b, 1)
-            known = {"position": width + count - 1, "places": places, "mask": mask}
-            answer, state = self.decode(token_ids[:, None], state=state, **known)
-            return answer[:, 0], state
-
-        drawing = Sampling(temperature, top_k, top_p, repetition_penalty)
-        return sample(
-            step,
-            state,
-            vocab_size=self.arguments["vocab_size"],
-            prompt=prompt,
-            prompt_mask=columns >= gap,
+        writer = Writer(
+            self,
             max_new_tokens=max_new_tokens,
-            drawing=drawing,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            prompt_policy=prompt_policy,
             end_ids=end_ids,
             stop=stop,
             pad_id=pad_id,
-            seed=seed,
-            noise=noise,
         )
+        return writer.generate(prompt, lengths, seed, noise)
+
+    def stream(self, prompt, lengths=None, *, max_new_tokens: int, **options: Any) -> Iterator[Any]:
+        """The tokens of `generate`, as they are written.
+
+            for piece in text_pieces(model.stream([ids], max_new_tokens=64), tokenizer.decode):
+                print(piece, end="", flush=True)
+
+        A compiled step writes each token. It is kept for the next stream with the same options and shape of prompts;
+        streams may run at the same time. Arguments and errors are those of `generate`, and values must be known.
+
+        Returns:
+            An iterator of token ids (b,), which ends with the last text; texts that ended before have `pad_id`.
+        """
+        return streaming.stream(self, prompt, lengths, max_new_tokens=max_new_tokens, **options)
 
     def get_config(self):
         return {**self.arguments, "block": dict(self.arguments["block"])}

@@ -4,13 +4,16 @@
     model = llama(32000, **SIZES["7b"])              # 6,738,415,616 parameters
 
 `models.checkpoints.from_pretrained` loads published weights of LLaMA 1, 2 and 3, and of others of the same kind.
+Deviations: none of the published model; by default it is small, and dropout and a tied output are options.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from models.gpt import HEADS, CausalLM
 from models.layers.classification import check_choice, check_sizes
 from models.layers.regularization import check_rate
+from models.layers.rotary_scaling import check_scaling
 from models.layers.transformer_block import block_arguments
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -23,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "2-70b": {"width": 8192, "depth": 80, "num_heads": 64, "num_kv_heads": 8, "hidden_dim": 28672},
     # Zhang et al. 2024, "TinyLlama", table 1; 32,000 tokens.
     "tiny-1.1b": {"width": 2048, "depth": 22, "num_heads": 32, "num_kv_heads": 4, "hidden_dim": 5632},
-    # Dubey et al. 2024, "The Llama 3 herd of models", table 3; 128,256 tokens.
+    # Dubey et al. 2024, "The Llama 3 herd of models", table 3; 128,256 tokens. LLaMA 3.1 also scales its positions.
     "3-8b": {
         "width": 4096,
         "depth": 32,
@@ -53,6 +56,7 @@ def llama(
     epsilon: float = 1e-6,
     stddev: float | None = 0.02,
     rotary_base: float = 10000.0,
+    rotary_scaling: Mapping[str, Any] | None = None,
     attention_bias: bool = False,
     dense_bias: bool = False,
     tied_output: bool = False,
@@ -81,6 +85,9 @@ def llama(
         epsilon: added to the mean square in normalization.
         stddev: of the normal distribution that kernels and embeddings begin with.
         rotary_base: longest wavelength of the rotary positions over 2 pi.
+        rotary_scaling: for longer texts than those of training: `{"kind": "linear", "factor": 4.0}`, or that of LLaMA
+            3.1, `{"kind": "llama3", "factor": 8.0, "low_factor": 1.0, "high_factor": 4.0, "trained_length": 8192}`;
+            see `models.layers.rotary_scaling`. None for none.
         attention_bias: whether the projections of attention have a bias.
         dense_bias: whether the dense layers have a bias.
         tied_output: whether the output shares the matrix of the embeddings.
@@ -122,7 +129,8 @@ def llama(
         window_blocks=window_blocks,
         num_global=num_global,
     )
-    block["attention"]["rotary_base"] = rotary_base
+    block["attention"] |= {"rotary_base": rotary_base}
+    block["attention"] |= {"rotary_scaling": scaling} if (scaling := check_scaling(rotary_scaling)) else {}
     if attention == "full":
         block["attention"]["dropout"] = check_rate("attention_dropout", attention_dropout)
     block |= {"norm": "rms", "gated": True, "dense_bias": dense_bias, "head_dim": head_dim, "stddev": stddev}

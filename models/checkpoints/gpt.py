@@ -32,6 +32,16 @@ _LLAMA_FIELDS = {
     "mlp_bias": ("dense_bias", False),
     "tie_word_embeddings": ("tied_output", False),
 }
+# Names of rotary_scaling, and those beside `rope_type`.
+_SCALING = {
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_factor": "low_freq_factor",
+        "high_factor": "high_freq_factor",
+        "trained_length": "original_max_position_embeddings",
+    },
+}
 _LLAMA_BLOCK = {
     "self_attention/query": "self_attn.q_proj",
     "self_attention/key": "self_attn.k_proj",
@@ -59,10 +69,9 @@ def _build_gpt2(config: dict[str, Any], head: str, num_classes: int | None, name
 
 def _build_llama(config: dict[str, Any], head: str, num_classes: int | None, names: set[str]) -> CausalLM:
     required(config, pretraining_tp=1)
+    required(config, partial_rotary_factor=1.0)
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind != "default" or config.get("partial_rotary_factor", 1.0) != 1:
-        raise ValueError(f"Expected rotary positions of rope_type 'default' in config.json. Received: {kind!r}")
+    required(rotary, partial_rotary_factor=1.0)
     arguments: dict[str, Any]
     arguments = {ours: config.get(key, default) for key, (ours, default) in _LLAMA_FIELDS.items()}
     return llama(
@@ -70,9 +79,25 @@ def _build_llama(config: dict[str, Any], head: str, num_classes: int | None, nam
         head=head,
         activation=activation(config, "hidden_act", "silu"),
         rotary_base=rotary.get("rope_theta", config.get("rope_theta", 10000.0)),
+        rotary_scaling=_scaling(rotary),
         name="llama",
         **arguments,
     )
+
+
+def _scaling(rotary: dict[str, Any]) -> dict[str, Any] | None:
+    """Our scaling of rotary positions, of `rope_parameters` in config.json, which older files call `rope_scaling`."""
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in _SCALING:
+        raise ValueError(
+            f"Expected rotary positions of rope_type default, {', '.join(_SCALING)} in config.json. Received: {kind!r}"
+        )
+    lacking = [theirs for theirs in _SCALING[kind].values() if theirs not in rotary]
+    if lacking:
+        raise ValueError(f"Expected {lacking[0]} beside rope_type {kind!r} in config.json. Received: {rotary}")
+    return {"kind": kind} | {ours: rotary[theirs] for ours, theirs in _SCALING[kind].items()}
 
 
 def _activation(block: dict[str, Any]) -> str:
@@ -101,7 +126,10 @@ def _described(model: CausalLM) -> dict[str, Any]:
     else:
         config["head_dim"] = block["head_dim"] or given["width"] // block["num_heads"]
         config |= {"hidden_act": _activation(block), "rope_theta": attention["rotary_base"]}
-        config["rope_parameters"] = {"rope_type": "default", "rope_theta": attention["rotary_base"]}
+        scaling = attention.get("rotary_scaling") or {"kind": "default"}
+        config["rope_parameters"] = {"rope_type": scaling["kind"], "rope_theta": attention["rotary_base"]}
+        for ours_too, theirs in _SCALING.get(scaling["kind"], {}).items():
+            config["rope_parameters"][theirs] = scaling[ours_too]
     names = {"gpt2": ("GPT2LMHeadModel", "GPT2Model"), "llama": ("LlamaForCausalLM", "LlamaModel")}
     architecture = names[kind][given["head"] == "features"]
     return config | {"architectures": [architecture], "model_type": kind, "vocab_size": given["vocab_size"]}

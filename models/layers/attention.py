@@ -7,8 +7,9 @@ query may look. Deviation from all papers: a query that may look nowhere gets ze
 alike whatever its padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
+from typing import Any
 
 import keras
 from keras import ops
@@ -20,6 +21,7 @@ from models.layers.classification import check_choice, check_sizes
 from models.layers.dot_product import answers, dot_product, fused, products, turned
 from models.layers.embeddings import initializer, rotary
 from models.layers.regularization import check_rate
+from models.layers.rotary_scaling import check_scaling
 
 __all__ = [
     "KINDS",
@@ -52,6 +54,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: whether the four projections have a bias. Vaswani et al. write none.
         scale: what products of queries and keys are multiplied by; None for 1 / sqrt(head_dim).
         rotary_base: of rotary positions, the longest wavelength over 2 pi.
+        rotary_scaling: of rotary positions, see `models.layers.rotary_scaling`; None for none.
         stddev, output_stddev: of the normal distribution (cut at two of them) that the kernels begin with, and that of
             the output projection; None for Glorot and Bengio's uniform one.
 
@@ -94,6 +97,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: bool = True,
         scale: float | None = None,
         rotary_base: float = 10000.0,
+        rotary_scaling: Mapping[str, Any] | None = None,
         stddev: float | None = None,
         output_stddev: float | None = None,
         **kwargs,
@@ -115,7 +119,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.kind, self.rotary, self.dropout_rate, self.use_bias = kind, rotary, dropout, use_bias
         self.window, self.block_size = window, block_size
         self.window_blocks, self.num_global = window_blocks, num_global
-        self.scale, self.rotary_base = scale, rotary_base
+        self.scale, self.rotary_base, self.rotary_scaling = scale, rotary_base, check_scaling(rotary_scaling)
         self.stddev, self.output_stddev = stddev, output_stddev
         if scale is not None and kind == "linear":
             raise ValueError(f"Linear attention has no scale. Received: {scale}")
@@ -171,7 +175,9 @@ class MultiHeadAttention(keras.layers.Layer):
             out, weights = self._plain(turned(queries), cache["key"], cache["value"], allowed, bias)
         elif self.kind == "linear":
             keys, values = self._keys_and_values(query, places)
-            out, cache = linear_step(turned(queries), turned(keys), turned(values), cache)
+            here = ops.arange(ops.shape(query)[1], dtype="int32") + position  # (t,)
+            mask = None if memory_mask is None else ops.take(memory_mask, here, axis=1)  # (b, t)
+            out, cache = linear_step(turned(queries), turned(keys), turned(values), cache, mask)
         else:
             cache = continued(cache, self._keys_and_values(query, places), position)
             allowed = self._allowed(ops.shape(queries)[1], ops.shape(cache["key"])[2], memory_mask, True, position)
@@ -218,7 +224,7 @@ class MultiHeadAttention(keras.layers.Layer):
     def _heads(self, x, count, places=None):
         """Heads apart, and turned by their places if there are any: (b, t, n * d) to (b, t, n, d)."""
         x = ops.reshape(x, (*ops.shape(x)[:2], count, self.head_dim))
-        return x if places is None else rotary(x, places, self.rotary_base)
+        return x if places is None else rotary(x, places, self.rotary_base, self.rotary_scaling)
 
     def _keys_and_values(self, memory, places):
         """(b, s, m, d) each."""
@@ -298,7 +304,9 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         names += ("num_global", "use_bias", "scale", "rotary_base", "stddev", "output_stddev")
         config = {name: getattr(self, name) for name in names}
-        return super().get_config() | config | {"dropout": self.dropout_rate}
+        config |= {"dropout": self.dropout_rate}
+        config |= {"rotary_scaling": dict(self.rotary_scaling)} if self.rotary_scaling else {}
+        return super().get_config() | config
 
 
 def attention_maps(model: keras.Model, inputs) -> dict:

@@ -21,12 +21,15 @@ def continued(cache, new, position):
     return {"key": written(cache["key"], new[0]), "value": written(cache["value"], new[1])}
 
 
-def linear_step(query, key, value, cache):
+def linear_step(query, key, value, cache, mask=None):
     """Linear attention of queries (b, n, t, d) to what the sums in a cache stand for and to each other, causal.
+
+    Keys are left out where the mask (b, t) is false.
 
     Reference: Katharopoulos et al. 2020, eq. 10 to 12 and 18 to 20.
     """
     query, key, floats = long_attention.features(query), long_attention.features(key), ops.cast(value, "float32")
+    key = key if mask is None else ops.where(mask[:, None, :, None], key, 0.0)
     inside = products(query, key)  # (b, n, t, t)
     rows = ops.arange(ops.shape(query)[2])
     inside = ops.where(rows[:, None] >= rows, inside, 0.0)

@@ -1,6 +1,6 @@
 """A function that reads a model's weights, compiled once, by Keras and so under every backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,14 +12,15 @@ class Compiled(keras.Model):
 
     Args:
         model: whose weights the function reads.
-        function: of one tensor, to nested tensors.
+        function: of nested tensors, to nested tensors.
+        memory: variables beside the weights, which the function may also assign.
 
-    Call it by `predict_on_batch(array)`, which returns arrays.
+    Call it by `predict_on_batch(arrays)`, which returns arrays.
     """
 
-    def __init__(self, model: keras.Model, function: Callable[[Any], Any]):
-        super().__init__(name=f"compiled_{model.name}")
-        self.model, self.function = model, function
+    def __init__(self, model: keras.Model, function: Callable[[Any], Any], memory: Sequence[keras.Variable] = ()):
+        super().__init__(name=f"compiled_{model.name}", dtype="float32")  # which inputs keep under every policy
+        self.model, self.function, self.memory = model, function, list(memory)
         self.built = True
         self.compile(optimizer=None, jit_compile=keras.backend.backend() == "jax")
 

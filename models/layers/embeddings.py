@@ -4,11 +4,15 @@ Deviation from Su et al. 2021: rotary positions turn the pairs (i, i + d / 2) an
 to the order of the columns of the projections before it, and faster.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
 from models.layers.classification import check_choice, check_sizes
 from models.layers.decoding import PAD
+from models.layers.rotary_scaling import scaled_rates
 
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 
@@ -152,32 +156,34 @@ def sinusoids(places, width: int):
     return ops.reshape(pairs, (*ops.shape(pairs)[:-2], width))  # (..., d)
 
 
-def rotary(x, positions, base: float = 10000.0):
+def rotary(x, positions, base: float = 10000.0, scaling: Mapping[str, Any] | None = None):
     """Turns queries or keys by angles that grow with their places, so that their products depend on distances alone.
 
     Args:
         x: (b, t, n, d), d even.
         positions: (t,) or (b, t), the place of each token.
         base: longest wavelength over 2 pi.
+        scaling: for longer texts than a model was trained on, see `models.layers.rotary_scaling`.
 
     Returns:
         (b, t, n, d), of the dtype of `x`.
 
     Raises:
-        ValueError: d is odd.
+        ValueError: d is odd, or the scaling is not as described.
 
     Reference: Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", eq. 14, 15 and 34.
     """
-    angles = ops.expand_dims(_angles(positions, x.shape[-1], base), axis=-2)  # (t, 1, d / 2)
+    angles = ops.expand_dims(_angles(positions, x.shape[-1], base, scaling), axis=-2)  # (t, 1, d / 2)
     sine, cosine = ops.sin(angles), ops.cos(angles)
     first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)  # each (b, t, n, d / 2)
     turned = ops.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return ops.cast(turned, x.dtype)  # (b, t, n, d)
 
 
-def _angles(places, width: int, base: float):
+def _angles(places, width: int, base: float, scaling: Mapping[str, Any] | None = None):
     """place / base^(2i / d) for i below d / 2: (...,) to (..., d / 2) float32."""
     if width % 2:
         raise ValueError(f"Positions by sines and cosines need an even width. Received: {width}")
     rates = base ** (-ops.arange(0, width, 2, dtype="float32") / width)  # (d / 2,)
+    rates = scaled_rates(rates, scaling) if scaling else rates
     return ops.expand_dims(ops.cast(places, "float32"), axis=-1) * rates

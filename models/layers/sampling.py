@@ -7,11 +7,12 @@ the sum of the probabilities, in the order of the ids, exceeds it.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
 from models.layers.alignment import LEAST
 from models.layers.classification import check_sizes
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 class Generated(NamedTuple):
@@ -79,84 +80,98 @@ def draw(logits, drawing: Sampling, noise):
     return ops.sum(ops.cast(sums <= goal, "int32"), axis=-1)
 
 
-def sample(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]],
-    state: Any,
-    *,
-    vocab_size: int,
-    prompt: Any,
-    prompt_mask: Any,
-    max_new_tokens: int,
-    drawing: Sampling,
-    end_ids: tuple[int, ...] = (),
-    stop: tuple[tuple[int, ...], ...] = (),
-    pad_id: int = 0,
-    seed: int | None = None,
-    noise: Any = None,
-) -> Generated:
+class Rules(NamedTuple):
+    """How texts are written; see `models.gpt.CausalLM.generate`. It can be a key of a dictionary."""
+
+    vocab_size: int
+    max_new_tokens: int
+    drawing: Sampling
+    end_ids: tuple[int, ...] = ()
+    stop: tuple[tuple[int, ...], ...] = ()
+    pad_id: int = 0
+
+    def check(self) -> "Rules":
+        """Returns itself with tuples of numbers, or raises a `ValueError`."""
+        self.drawing.check()
+        check_sizes("max_new_tokens", self.max_new_tokens)
+        if any(not len(one) for one in self.stop):
+            raise ValueError(f"A sequence of stop holds at least one token. Received: {self.stop}")
+        stop = tuple(tuple(int(one) for one in sequence) for sequence in self.stop)
+        return self._replace(end_ids=tuple(int(one) for one in self.end_ids), stop=stop, pad_id=int(self.pad_id))
+
+
+def begin(prompt, prompt_mask, rules: Rules) -> dict[str, Any]:
+    """What is known before the first token is written, of prompts (b, p) whose last column is their last token."""
+    batch, most = ops.shape(prompt)[0], rules.max_new_tokens
+    now = {
+        "last": prompt[:, -1],
+        "token_ids": ops.full((most, batch), rules.pad_id, "int32"),
+        "log_probabilities": ops.zeros((most, batch), "float32"),
+        "lengths": ops.zeros((batch,), "int32"),
+        "ended": ops.zeros((batch,), "bool"),
+    }
+    if rules.drawing.repetition_penalty != 1:
+        here = ops.one_hot(prompt, rules.vocab_size, dtype="float32") * ops.cast(prompt_mask, "float32")[:, :, None]
+        now["seen"] = ops.sum(here, axis=1) > 0  # (b, v)
+    return now
+
+
+def advance(step: Step, count, now: dict[str, Any], state: Any, noise, rules: Rules) -> tuple[dict[str, Any], Any]:
+    """What is known after one more token of every text, and the new state.
+
+    Args:
+        step: see `sample`.
+        count: scalar, tokens written before.
+        now: of `begin`, or of this function.
+        state: of `step`.
+        noise: (b,) uniform numbers.
+        rules: how it is written.
+    """
+    penalty = rules.drawing.repetition_penalty
+    logits, state = step(now["last"], count, state)
+    scores = ops.cast(logits, "float32")  # (b, v)
+    chosen = penalized(scores, now["seen"], penalty) if penalty != 1 else scores
+    ids = draw(chosen, rules.drawing, noise)  # (b,)
+    likely = ops.take_along_axis(ops.log_softmax(scores, axis=-1), ids[:, None], axis=1)[:, 0]
+    going = ops.logical_not(now["ended"])
+    ids = ops.where(going, ids, rules.pad_id)
+    place = ops.reshape(count, (1, 1))
+    likely = ops.where(going, likely, 0.0)
+    new = {
+        "last": ids,
+        "token_ids": ops.scatter_update(now["token_ids"], place, ids[None]),
+        "log_probabilities": ops.scatter_update(now["log_probabilities"], place, likely[None]),
+        "lengths": now["lengths"] + ops.cast(going, "int32"),
+    }
+    new["ended"] = ops.logical_or(now["ended"], has_ended(new["token_ids"], ids, count, rules.end_ids, rules.stop))
+    if penalty != 1:
+        written = ops.arange(rules.vocab_size, dtype="int32")[None] == ids[:, None]
+        new["seen"] = ops.logical_or(now["seen"], ops.logical_and(written, going[:, None]))
+    return new, state
+
+
+def sample(step: Step, state: Any, now: dict[str, Any], noise, rules: Rules) -> Generated:
     """Draws tokens until every text has ended.
 
     Args:
         step: from token ids (b,), how many were written before and with them, and the state, to logits (b, v) of the
             next ones and the new state. It is given the last of the prompt first.
         state: after all of the prompt but its last tokens.
-        vocab_size: v.
-        prompt, prompt_mask: (b, p); the last column is the last token of each.
-        max_new_tokens: m, most tokens written.
-        drawing: how a token is drawn.
-        end_ids, stop, pad_id, seed, noise: see `models.gpt.CausalLM.generate`.
+        now: of `begin`.
+        noise: (max_new_tokens, b) uniform numbers.
+        rules: how texts are written.
 
     Returns:
         `Generated`.
-
-    Raises:
-        ValueError: an argument is not as described.
     """
-    drawing.check()
-    check_sizes("max_new_tokens", max_new_tokens)
-    if any(not one for one in stop):
-        raise ValueError(f"A sequence of stop holds at least one token. Received: {stop}")
-    batch, penalty = ops.shape(prompt)[0], drawing.repetition_penalty
-    if noise is None:
-        noise = keras.random.uniform((max_new_tokens, batch), seed=seed)
-    begin = {
-        "last": prompt[:, -1],
-        "token_ids": ops.full((max_new_tokens, batch), pad_id, "int32"),
-        "log_probabilities": ops.zeros((max_new_tokens, batch), "float32"),
-        "lengths": ops.zeros((batch,), "int32"),
-        "ended": ops.zeros((batch,), "bool"),
-    }
-    if penalty != 1:
-        here = ops.one_hot(prompt, vocab_size, dtype="float32") * ops.cast(prompt_mask, "float32")[:, :, None]
-        begin["seen"] = ops.sum(here, axis=1) > 0  # (b, v)
 
     def unfinished(count, now, state):
-        return ops.logical_and(count < max_new_tokens, ops.logical_not(ops.all(now["ended"])))
+        return ops.logical_and(count < rules.max_new_tokens, ops.logical_not(ops.all(now["ended"])))
 
     def body(count, now, state):
-        logits, state = step(now["last"], count, state)
-        scores = ops.cast(logits, "float32")  # (b, v)
-        chosen = penalized(scores, now["seen"], penalty) if penalty != 1 else scores
-        ids = draw(chosen, drawing, ops.take(noise, count, axis=0))  # (b,)
-        likely = ops.take_along_axis(ops.log_softmax(scores, axis=-1), ids[:, None], axis=1)[:, 0]
-        going = ops.logical_not(now["ended"])
-        ids = ops.where(going, ids, pad_id)
-        place = ops.reshape(count, (1, 1))
-        new = {
-            "last": ids,
-            "token_ids": ops.scatter_update(now["token_ids"], place, ids[None]),
-            "log_probabilities": ops.scatter_update(
-                now["log_probabilities"], place, ops.where(going, likely, 0.0)[None]
-            ),
-            "lengths": now["lengths"] + ops.cast(going, "int32"),
-        }
-        new["ended"] = ops.logical_or(now["ended"], has_ended(new["token_ids"], ids, count, end_ids, stop))
-        if penalty != 1:
-            written = ops.arange(vocab_size, dtype="int32")[None] == ids[:, None]
-            new["seen"] = ops.logical_or(now["seen"], ops.logical_and(written, going[:, None]))
-        return count + 1, new, state
+        return count + 1, *advance(step, count, now, state, ops.take(noise, count, axis=0), rules)
 
-    _, found, _ = ops.while_loop(unfinished, body, (ops.zeros((), "int32"), begin, state))
+    _, found, _ = ops.while_loop(unfinished, body, (ops.zeros((), "int32"), now, state))
     return Generated(ops.transpose(found["token_ids"]), found["lengths"], ops.transpose(found["log_probabilities"]))
 
 

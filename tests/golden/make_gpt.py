@@ -1,10 +1,11 @@
 """Makes `gpt2_*/` and `llama_*/`: tiny random checkpoints of Hugging Face, what they answer and what they write.
 
-    python tests/golden/make_gpt.py
+    python tests/golden/make_gpt.py [NAME …]
 
 The files here were made with transformers 5.23.0 and torch 2.13.0. Neither is needed to run the tests.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,22 @@ CASES = {
         LlamaConfig(**LLAMA, head_dim=8, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
     ),
 }
+LINEAR = {"rope_type": "linear", "rope_theta": 50.0, "factor": 2.5}
+# Of the four wavelengths of heads of 8 the first stays, the second is between, and the others are divided.
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 50.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 40}
+CASES |= {
+    f"llama_{name}": (LlamaForCausalLM, LlamaConfig(**LLAMA, head_dim=8, num_key_value_heads=2, rope_parameters=rope))
+    for name, rope in {"linear": LINEAR, "llama3": LLAMA3}.items()
+}
 LENGTHS = (9, 5, 1)
 
 
 def main() -> None:
     """Writes the checkpoints; logits of texts, and 64 tokens that greedy search writes after prompts of 9, 5, 1."""
     for place, (name, (kind, config)) in enumerate(CASES.items()):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(place)
         model = randomized(kind(config))
         model.save_pretrained(HERE / name, safe_serialization=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -20,7 +22,7 @@ from models.llama import llama
 from tests.models.counting import parameters
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-NAMES = ("gpt2_lm", "gpt2_features", "llama_grouped", "llama_tied")
+NAMES = ("gpt2_lm", "gpt2_features", "llama_grouped", "llama_tied", "llama_linear", "llama_llama3")
 WRITING = tuple(name for name in NAMES if name != "gpt2_features")
 LENGTHS = np.array([9, 5, 1], "int32")  # of the prompts in the golden files
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
@@ -267,3 +269,42 @@ def test_speculation_refuses_what_it_cannot_do():
     ):
         with pytest.raises(ValueError, match=rf"{message}.*Received: |Received: .*{message}"):
             speculate(model, draft, prompt, **{"max_new_tokens": 2, **more})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"kind": "yarn", "factor": 2.0}, "'linear', 'llama3'. Received: 'yarn'"),
+        ({"kind": "linear"}, "linear' has factor, .* Received"),
+        ({"kind": "linear", "factor": 0.0}, "above 0"),
+        ({"kind": "linear", "factor": 2.0, "base": 3.0}, "has factor"),
+        (
+            {"kind": "llama3", "factor": 8.0, "low_factor": 4.0, "high_factor": 1.0, "trained_length": 64},
+            "high_factor .* above low_factor",
+        ),
+    ],
+)
+def test_scalings_of_rotary_positions_are_checked(scaling, message):
+    with pytest.raises(ValueError, match=message):
+        llama(12, rotary_scaling=scaling, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "yarn", "factor": 2.0}, "default, linear, llama3 .*Received: 'yarn'"),
+        ({"type": "dynamic", "factor": 2.0}, "Received: 'dynamic'"),
+        ({"rope_type": "llama3", "factor": 2.0}, "Expected low_freq_factor"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor 1.0"),
+    ],
+)
+def test_checkpoints_with_other_rotary_positions_are_refused(rope, message, tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "llama_llama3", tmp_path / "llama"))
+    config = json.loads((folder / "config.json").read_text()) | {"rope_parameters": rope}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(folder)
+    config |= {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 50.0, "rope_parameters": None}
+    (folder / "config.json").write_text(json.dumps(config))  # as it was written before
+    attention = from_pretrained(folder).model.arguments["block"]["attention"]
+    assert attention["rotary_scaling"] == {"kind": "linear", "factor": 4.0} and attention["rotary_base"] == 50.0
