@@ -40,6 +40,7 @@ SMALL: dict[str, tuple] = {
     "text_classification": (4000, 2),
     "translation": (100, 20),
     "forecasting": ((36, 1), 12),
+    "language_modeling": (2048,),
 }
 # What a published size was made for; sizes that are not named take the first, models that are not named ImageNet.
 INPUTS: dict[str, dict[str, tuple]] = {
@@ -53,6 +54,8 @@ INPUTS: dict[str, dict[str, tuple]] = {
     "bert_classifier": {"": (30_522, 2)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 2)),
     "xlnet_classifier": {"": (32_000, 2)},
     "transformer": {"": (37_000, 37_000)},
+    "gpt": {"": (50_257,)},
+    "llama": {"": (32_000,), "3-8b": (128_256,)},
 }
 IMAGENET = ((224, 224, 3), 1000)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from pipelines.config import BaseConfig, UsageError, nearest, one_of
 
-TASKS = ("image_classification", "text_classification", "translation", "forecasting")
+TASKS = ("image_classification", "text_classification", "translation", "forecasting", "language_modeling")
 
 
 class Data(NamedTuple):

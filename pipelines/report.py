@@ -54,7 +54,7 @@ def image_grid(images, titles: Sequence[str], path: Path, *, heading: str = "", 
 def curves(rows: Rows, path: Path, monitor: str, best_epoch: int | None = None) -> Path:
     """Loss, the objective and the learning rate by epoch, on training (own batches) and validation."""
     objective = monitor.removeprefix("val_")
-    names = [name for name in ("loss", objective) if name in rows[0]]
+    names = [name for name in dict.fromkeys(("loss", objective)) if name in rows[0]]
     figure, ((*axes, last),) = canvas(4.2 * (len(names) + 1), 3.4, 1, len(names) + 1)
     epochs = [row["epoch"] for row in rows]
     for axis, name in zip(axes, names):

@@ -25,6 +25,15 @@ QUICK: dict[str, dict] = {
     "text_classification": {"limit": 64, "vocab_size": 300, "optimizer": "sgd"},
     "translation": {"limit": 64, "beam_width": 2, "optimizer": "sgd"},
     "forecasting": {"limit": 64, "baselines": ("seasonal_naive",), "optimizer": "sgd"},
+    "language_modeling": {
+        "limit": 8,
+        "steps": 8,
+        "vocab_size": 300,
+        "context": 32,
+        "stride": 32,
+        "max_new_tokens": 4,
+        "optimizer": "sgd",
+    },
 }
 SMALL: dict[str, dict] = {
     "mlp": {},
@@ -42,6 +51,8 @@ SMALL: dict[str, dict] = {
     "text_transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "bert_classifier": {"width": 8, "depth": 1, "hidden_dim": 8},
     "xlnet_classifier": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
+    "gpt": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
+    "llama": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "seq2seq": {"width": 8},
     "transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "recurrent_forecaster": {"width": 8},

@@ -204,6 +204,33 @@ def xlnet_classifier(hp) -> dict[str, Any]:
     }
 
 
+def gpt(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 192, 256], default=128)
+    dropout = hp.Float("dropout", 0.0, 0.3, default=0.1)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=4),
+        "positions": hp.Choice("positions", ["learned", "sinusoidal", "rotary"], default="learned"),
+        "dropout": dropout,
+        "attention_dropout": dropout,
+        "embedding_dropout": dropout,
+    }
+
+
+def llama(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 192, 256], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": width * hp.Choice("expansion", [2, 3, 4], default=3),
+        "tied_output": hp.Boolean("tied_output", default=False),
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.0),
+    }
+
+
 def seq2seq(hp) -> dict[str, Any]:
     return {
         "cell": hp.Choice("cell", ["gru", "lstm", "simple_rnn"], default="gru"),

@@ -156,9 +156,7 @@ class TokenStore:
         """How many windows `in_order` has."""
         return 1 + -(-max(0, self.num_tokens - length) // (stride or length))
 
-    def in_order(
-        self, batch_size: int, length: int, stride: int | None = None, pad_id: int = 0, first: int | None = None
-    ) -> tf.data.Dataset:
+    def in_order(self, batch_size: int, length: int, stride: int | None = None, pad_id: int = 0) -> tf.data.Dataset:
         """Every token in its order, for evaluation.
 
         Args:
@@ -166,7 +164,6 @@ class TokenStore:
             length: tokens in a window; the last one is padded.
             stride: how far windows are apart, at most `length`; None for `length`. What they share is context.
             pad_id: of padding.
-            first: only so many windows.
 
         Returns:
             (int32 (b, length), float32 (b, length)): tokens, and 1 for those that no window before has had. Padding has
@@ -176,7 +173,6 @@ class TokenStore:
         if not 1 <= stride <= length:
             raise ValueError(f"Expected a stride in [1, {length}]. Received: {stride}")
         count = self.windows_in_order(length, stride)
-        count = count if first is None else min(first, count)
         columns = np.arange(length)
 
         def batch(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

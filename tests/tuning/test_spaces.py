@@ -18,6 +18,7 @@ ARGUMENTS = {  # the positional ones of a builder, and the shapes of what its mo
     "text_classification": ((50, 3), (None, 3)),
     "translation": ((50, 20), (None, None, 20)),
     "forecasting": (((24, 2), 6), None),
+    "language_modeling": ((50,), (None, None, 50)),
 }
 
 
