@@ -14,6 +14,7 @@ from pipelines.datasets.tiny_co2 import TinyCo2
 from pipelines.datasets.tiny_code import TinyCode
 from pipelines.datasets.tiny_dates import TinyDates
 from pipelines.datasets.tiny_digits import TinyDigits
+from pipelines.datasets.tiny_entities import TinyEntities
 from pipelines.datasets.tiny_messages import TinyMessages
 from pipelines.datasets.tiny_photos import TinyPhotos
 from pipelines.datasets.tiny_reviews import TinyReviews
@@ -27,6 +28,7 @@ __all__ = [
     "TinyCode",
     "TinyDates",
     "TinyDigits",
+    "TinyEntities",
     "TinyMessages",
     "TinyPhotos",
     "TinyReviews",
