@@ -30,7 +30,7 @@ from pipelines import config as configuration
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 PARAMETERS = RESULTS / "parameters.json"
-PERCENT = ("accuracy", "exact_match")
+PERCENT = ("accuracy", "f1", "exact_match")
 SHOWN = {"translation": "exact_match"}  # the measure of a page, where it is not the objective of the task
 MARKER = re.compile(r"(<!-- begin ([\w .-]+?) -->\n).*?(<!-- end \2 -->)", re.S)
 FOLDERS = ("models", "pipelines", "tuning", "serving", "benchmarks")
@@ -38,7 +38,9 @@ FOLDERS = ("models", "pipelines", "tuning", "serving", "benchmarks")
 SMALL: dict[str, tuple] = {
     "image_classification": ((8, 8, 1), 10),
     "text_classification": (4000, 2),
+    "token_classification": (4000, 13),
     "translation": (100, 20),
+    "text_to_text": (1000, 1000),
     "forecasting": ((36, 1), 12),
     "language_modeling": (2048,),
 }
@@ -52,8 +54,10 @@ INPUTS: dict[str, dict[str, tuple]] = {
     "text_cnn": {"": (20_000, 2)},
     "text_transformer": {"": (30_522, 2)},
     "bert_classifier": {"": (30_522, 2)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 2)),
+    "bert_token_classifier": {"": (30_522, 9)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 9)),
     "xlnet_classifier": {"": (32_000, 2)},
     "transformer": {"": (37_000, 37_000)},
+    "t5": {"": (32_128,)},
     "gpt": {"": (50_257,)},
     "llama": {"": (32_000,), "3-8b": (128_256,)},
 }
@@ -83,7 +87,8 @@ def read(path: Path) -> Any:
 def input_of(model: str, size: str) -> tuple:
     """The positional arguments of a builder: of a published size, or with "" of a small data set of its task."""
     if not size:
-        return SMALL[next(task for task in pipelines.TASKS if model in pipelines.get(task).MODELS)]
+        found = SMALL[next(task for task in pipelines.TASKS if model in pipelines.get(task).MODELS)]
+        return found[:1] if model == "t5" else found  # it has one vocabulary for both sides
     known = INPUTS.get(model, {"": IMAGENET})
     return known.get(size, known[""])
 
@@ -320,7 +325,7 @@ def results(task: str) -> str:
         return f"No results are recorded yet: `python -m docs.make_results {task}` writes them."
     found, measure = read(path), SHOWN.get(task, pipelines.get(task).OBJECTIVE[0])
     shown = "{:.2%}".format if measure in PERCENT else "{:.3f}".format
-    rows = []
+    rows, grouped = [], any(row.get("groups") for row in found["rows"])
     for row in found["rows"]:
         test, baseline = row["test"][measure], row["baseline"][measure]
         flags = "".join(f" `--{name} {value}`" for name, value in row["flags"].items())
@@ -332,13 +337,13 @@ def results(task: str) -> str:
                 ", ".join(map(shown, test)),
                 shown(sum(test) / len(test)),
                 f"{shown(sum(baseline) / len(baseline))} ({row['baseline_model']})",
-                *([apart(row["groups"], measure, shown)] if task in SHOWN else []),
+                *([apart(row["groups"], measure, shown)] if grouped else []),
                 f"{sum(row['train_seconds']) / len(row['train_seconds']):.0f}",
             ]
         )
     name = measure.replace("_", " ")
     head = ["model", "parameters", "seeds", f"test {name}", "mean", f"baseline's {name}"]
-    head += [*(["apart, mean"] if task in SHOWN else []), "seconds of training"]
+    head += [*(["apart, mean"] if grouped else []), "seconds of training"]
     versions = ", ".join(f"{name} {version}" for name, version in found["machine"].items())
     note = f"Written by `python -m docs.make_results {task}` on {found['date']}: {versions}."
     return f"{table(head, rows)}\n\n{note}"

@@ -32,13 +32,15 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "translation": [{"dataset": "tiny_messages"}],
     "forecasting": [{"dataset": "tiny_sunspots"}, {"dataset": "tiny_series"}],
 }
-# Flags of models that the default ones do not suit.
+# Flags of models that the default ones do not suit, in all tasks or in one.
 OWN: dict[str, dict[str, Any]] = {
     "bert_classifier": {"learning_rate": 0.0005},
     "xlnet_classifier": {"learning_rate": 0.0005},
+    "translation t5": {"optimizer": "adafactor", "learning_rate": 0.02},
+    "text_to_text transformer": {"optimizer": "adam", "learning_rate": 0.001},
 }
 # Plots of a default run that a page shows.
-SHOWN = {"translation": "alignments", "forecasting": "forecasts"}
+SHOWN = {"translation": "alignments", "forecasting": "forecasts", "text_to_text": "rouge"}
 
 
 def metrics(task: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +77,10 @@ def row(task: str, model: str, flags: dict[str, Any], seeds: tuple[int, ...]) ->
         "seeds": seeds,
         "test": gathered("test"),
         "baseline": gathered("baseline"),
-        "groups": {  # of the test split, where a task reports some apart
-            group: {name: [one["groups"][group][name] for one in found] for name in ("exact_match", "chrf")}
-            for group in found[0].get("groups", {})
+        "groups": {  # parts of the test split that a task reports apart
+            group: {name: [one[key][group][name] for one in found] for name, x in first.items() if isinstance(x, float)}
+            for key in ("tasks", "groups")
+            for group, first in found[0].get(key, {}).items()
         },
         "baseline_model": found[0]["baseline"]["model"],
         "train_seconds": [one["train_seconds"] for one in found],
@@ -90,7 +93,8 @@ def record(task: str, chosen: list[str]) -> None:
     pipeline: Any = pipelines.get(task)
     default = pipeline.Config().model
     planned: list[tuple[str, dict[str, Any], tuple[int, ...]]]
-    planned = [(model, OWN.get(model, {}), SEEDS if model == default else SEEDS[:1]) for model in pipeline.MODELS]
+    own = {model: OWN.get(f"{task} {model}", OWN.get(model, {})) for model in pipeline.MODELS}
+    planned = [(model, flags, SEEDS if model == default else SEEDS[:1]) for model, flags in own.items()]
     planned += [(default, flags, SEEDS[:1]) for flags in MORE.get(task, [])]
     path = RESULTS / f"{task}.json"
     before = (

@@ -230,7 +230,7 @@ class T5(keras.Model):
             x = block(x, padding_mask=mask, bias=bias)
         return self._dropped(self.parts.norm["encoder"](x), "encoder", "norm"), mask
 
-    def decode(self, target, memory, mask, *, state=None, position=None):
+    def decode(self, target, memory, mask, *, state=None, position=None, return_weights=False):
         """Logits of the tokens after those of a target.
 
         Args:
@@ -240,23 +240,28 @@ class T5(keras.Model):
             mask: (b, s), of `encode`.
             state: caches of the tokens before, of `empty_state`.
             position: scalar; needed with a state.
+            return_weights: whether the weights of the last block on the memory are returned; not with a state.
 
         Returns:
-            Logits (b, t, v); after them, with a state, the new state.
+            Logits (b, t, v); after them, if wanted, weights (b, n, t, s); or, with a state, the new state.
         """
         x = self._dropped(self.parts.embedding(target), "decoder", "embedding")  # (b, t, d)
-        caches, places = [], {}
+        caches, places, weights = [], {}, None
         if state is not None:
             places = {"length": ops.shape(state[0]["key"])[2], "position": position}
         bias = self.parts.bias["decoder"](x, **places)  # (1, n, t, t or the length of the caches)
         for index, block in enumerate(self.parts.blocks["decoder"]):
             if state is None:
-                x = block(x, memory, memory_mask=mask, bias=bias)
+                last = return_weights and index == len(self.parts.blocks["decoder"]) - 1
+                x = block(x, memory, memory_mask=mask, bias=bias, return_weights=last)
+                x, weights = x if last else (x, None)
             else:
                 known_before = {"cache": state[index], "position": position}
                 x, cache = block(x, memory[index], memory_mask=mask, bias=bias, **known_before)
                 caches.append(cache)
         logits = self._scores(self._dropped(self.parts.norm["decoder"](x), "decoder", "norm"))  # (b, t, v)
+        if return_weights:
+            return logits, weights
         return logits if state is None else (logits, caches)
 
     def _scores(self, x):
@@ -275,6 +280,12 @@ class T5(keras.Model):
     def empty_state(self, rows, length: int):
         """The caches before the first of `length` tokens."""
         return [block.self_attention.empty_cache(rows, length) for block in self.parts.blocks["decoder"]]
+
+    def alignments(self, source, target):
+        """Where the decoder looks, (b, t, s): the mean over the heads of the last block's attention on the source."""
+        memory, mask = self.encode(ops.convert_to_tensor(source, dtype="int32"))
+        _, weights = self.decode(ops.convert_to_tensor(target, dtype="int32"), memory, mask, return_weights=True)
+        return ops.mean(weights, axis=1)
 
     def generate(
         self,

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from pipelines.config import BaseConfig, UsageError, nearest, one_of
 
-TASKS = ("image_classification", "text_classification", "translation", "forecasting", "language_modeling")
+TASKS = (
+    "image_classification",
+    "text_classification",
+    "token_classification",
+    "translation",
+    "text_to_text",
+    "forecasting",
+    "language_modeling",
+)
 
 
 class Data(NamedTuple):

@@ -87,10 +87,9 @@ def tokenizing(models: Mapping[str, Builder], config: Any, train: Any, *, shared
     return {"tokenizers": states, "marks": [special.start, special.end]}
 
 
-def build_model(builder: Builder, config: Any, spec: dict[str, Any]) -> Any:
-    """The compiled model, the same for the same seed."""
+def build_model(builder: Builder, config: Any, spec: dict[str, Any], given: dict[str, Any]) -> Any:
+    """The compiled model with these keyword arguments of its builder, the same for the same seed."""
     sizes = [state["vocab_size"] for state in spec["tokenizers"]]
-    given = builder.arguments(config.size, config.model_args)
     keras.utils.set_random_seed(config.seed)
     with training.dtypes(config), training.replicas(config):
         try:

@@ -47,6 +47,7 @@ OBJECTIVE = ("rouge_l", "max")
 PORTABLE = "from_token_ids"  # the signature of arrays alone, which ONNX is made from
 DATA = "tiny_reports, TFDS pairs (xsum, cnn_dailymail, gigaword, samsum, …), CSV and JSONL files"
 ANSWER = "answer"
+DEFAULTS: dict[str, Any] = {"dropout": 0.0}  # of builders without --size: small models on little data need none
 DOORS = 8  # tasks, the commonest, that have a signature of their own
 CHECKED = 32  # texts of the test split that these are tried with
 
@@ -134,9 +135,15 @@ def load_data(config: Config) -> Data:
     return Data(parts["train"], parts["validation"], parts["test"], spec)
 
 
+def arguments(config: Config) -> dict[str, Any]:
+    """The keyword arguments of the builder: a published size or the task's own, then `--model_args` over them."""
+    given = MODELS[config.model].arguments(config.size, config.model_args)
+    return given if config.size else DEFAULTS | given
+
+
 def build_model(config: Config, spec: dict[str, Any]) -> Any:
     """The compiled model, the same for the same seed."""
-    return shared.build_model(MODELS[config.model], config, spec)
+    return shared.build_model(MODELS[config.model], config, spec, arguments(config))
 
 
 def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -207,15 +214,6 @@ def evaluated(model: Any, data: Data, config: Config) -> tuple[dict[str, Any], l
     return result, rows
 
 
-def pictures(found: dict[str, Any], rows: list[dict[str, Any]], config: Config, folder: Path) -> None:
-    """`plots/rouge.png`, and `examples.md` with the answers that are furthest from the truth and a fair sample."""
-    whole = {"examples": len(rows), **found["test"], "baselines": [found["baseline"], *found["baselines"]]}
-    parts = found["tasks"] | found["groups"] or {"test": whole}
-    evaluation.bars(parts, config.model, folder / "plots/rouge.png")
-    shown = [row | {"group": f"{row['task']} {row['group']}".strip()} for row in rows]
-    translation_evaluation.examples_page(shown, folder / "examples.md")
-
-
 def described(spec: dict[str, Any]) -> str:
     """What the data are, in two lines."""
     counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
@@ -234,7 +232,7 @@ def main(config: Config) -> Path:
     config = runs.resumed(TASK, config)
     if config.resume and runs.is_finished(Path(config.resume)):
         return runs.already_finished(config)
-    MODELS[config.model].arguments(config.size, config.model_args)  # wrong names end here, before anything is read
+    arguments(config)  # wrong names end here, before anything is read
     data = load_data(config)
     spec = data.spec
     model = build_model(config, spec)
@@ -249,7 +247,7 @@ def main(config: Config) -> Path:
         validation = shared.evaluation_batches(data.validation, spec)
         fitted = supervised.train(model, batches, validation, config, spec, folder, MONITOR, "max")
         found, rows = evaluated(model, data, config)
-        pictures(found, rows, config, folder)
+        evaluation.pictures(found, rows, config.model, folder)
         known = ", ".join(repr(prefix) for prefix in spec["prefixes"].values() if prefix)
         metrics = supervised.finish(
             TASK,

@@ -122,3 +122,18 @@ def bars(parts: Mapping[str, Mapping[str, Any]], model: str, path: Path) -> Path
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(names), frameon=False)
     figure.tight_layout()
     return report.save(figure, path)
+
+
+def pictures(found: Mapping[str, Any], rows: Sequence[Row], model: str, folder: Path) -> None:
+    """`plots/rouge.png`, and `examples.md` with the answers that are furthest from the truth and a fair sample.
+
+    Args:
+        found: `test`, `baseline`, `baselines`, `tasks` and `groups` of `metrics.json`.
+        rows: of the test split.
+        model: the architecture.
+        folder: the run folder.
+    """
+    whole = {"examples": len(rows), **found["test"], "baselines": [found["baseline"], *found["baselines"]]}
+    bars(found["tasks"] | found["groups"] or {"test": whole}, model, folder / "plots/rouge.png")
+    shown = [{**row, "group": f"{row['task']} {row['group']}".strip()} for row in rows]
+    translation_evaluation.examples_page(shown, folder / "examples.md")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,11 +48,20 @@ def signature(tokenize: str) -> str:
     return str(measure.get_signature())
 
 
-def nearest(train: tuple[Sequence[str], Sequence[str]], sources: Sequence[str]) -> list[str]:
-    """The translation of the nearest training source, by TF-IDF of its runs of 1 to 4 characters."""
+def nearest(train: tuple[Sequence[str], Sequence[str]], sources: Sequence[str], by: str = "char") -> list[str]:
+    """The target of the nearest training source by TF-IDF, of runs of 1 to 4 characters or of words and pairs of them.
+
+    Args:
+        train: sources and targets, of which the first `MOST` are looked at.
+        sources: n texts.
+        by: "char" or "word".
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), dtype=np.float32)
+    runs: dict[str, Any] = {"ngram_range": (1, 4)}
+    if by == "word":
+        runs = {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]"}
+    vectorizer = TfidfVectorizer(analyzer=by, dtype=np.float32, **runs)
     known = vectorizer.fit_transform(train[0][:MOST])  # (n, features), rows of length one
     found: list[str] = []
     for start in range(0, len(sources), 256):
@@ -178,7 +188,8 @@ def examples_page(rows: Sequence[dict[str, Any]], path: Path, *, worst: int = 20
         for row in chosen:
             second = row["answers"][1] if len(row["answers"]) > 1 else ""
             cells = [row["group"], row["source"], row["truth"], row["answers"][0], f"{row['scores'][0]:.3f}", second]
-            lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+            cells = [textwrap.shorten(cell.replace("|", "\\|"), 600, placeholder=" …") for cell in cells]
+            lines.append(f"| {' | '.join(cells)} |")
         return lines
 
     lines = [

@@ -23,7 +23,9 @@ PAIRS = [(task, model) for task in pipelines.TASKS for model in pipelines.get(ta
 QUICK: dict[str, dict] = {
     "image_classification": {"image_size": 8, "limit": 64, "optimizer": "sgd"},
     "text_classification": {"limit": 64, "vocab_size": 300, "optimizer": "sgd"},
+    "token_classification": {"limit": 64, "optimizer": "sgd"},
     "translation": {"limit": 64, "beam_width": 2, "optimizer": "sgd"},
+    "text_to_text": {"limit": 64, "beam_width": 2, "optimizer": "sgd"},
     "forecasting": {"limit": 64, "baselines": ("seasonal_naive",), "optimizer": "sgd"},
     "language_modeling": {
         "limit": 8,
@@ -50,11 +52,13 @@ SMALL: dict[str, dict] = {
     "text_cnn": {"filters": 8},
     "text_transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "bert_classifier": {"width": 8, "depth": 1, "hidden_dim": 8},
+    "bert_token_classifier": {"width": 8, "depth": 1, "hidden_dim": 8},
     "xlnet_classifier": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "gpt": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "llama": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
     "seq2seq": {"width": 8},
     "transformer": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},
+    "t5": {"width": 8, "depth": 1, "num_heads": 2, "head_dim": 4, "hidden_dim": 8},
     "recurrent_forecaster": {"width": 8},
     "tcn_forecaster": {"width": 8, "depth": 2},
     "transformer_forecaster": {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8},

@@ -192,6 +192,9 @@ def bert_classifier(hp) -> dict[str, Any]:
     }
 
 
+bert_token_classifier = bert_classifier
+
+
 def xlnet_classifier(hp) -> dict[str, Any]:
     width = hp.Choice("width", [64, 128, 256], default=128)
     return {
@@ -231,6 +234,30 @@ def llama(hp) -> dict[str, Any]:
     }
 
 
+def bert(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=2),
+        "hidden_dim": 4 * width,
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.1),
+        "attention_dropout": hp.Float("attention_dropout", 0.0, 0.3, default=0.1),
+        "positions": hp.Choice("positions", ["learned", "sinusoidal", "rotary"], default="learned"),
+    }
+
+
+def xlnet(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "hidden_dim": 4 * width,
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.1),
+    }
+
+
 def seq2seq(hp) -> dict[str, Any]:
     return {
         "cell": hp.Choice("cell", ["gru", "lstm", "simple_rnn"], default="gru"),
@@ -252,6 +279,20 @@ def transformer(hp) -> dict[str, Any]:
         "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
         "positions": hp.Choice("positions", ["sinusoidal", "rotary", "learned"], default="sinusoidal"),
         "normalization": hp.Choice("normalization", ["post", "pre"], default="post"),
+        "dropout": hp.Float("dropout", 0.0, 0.3, default=0.1),
+    }
+
+
+def t5(hp) -> dict[str, Any]:
+    width = hp.Choice("width", [64, 128, 256], default=128)
+    return {
+        "width": width,
+        "depth": hp.Int("depth", 1, 6, default=2),
+        "num_heads": hp.Choice("num_heads", [2, 4, 8], default=4),
+        "head_dim": hp.Choice("head_dim", [16, 32, 64], default=32),
+        "hidden_dim": width * hp.Choice("expansion", [2, 4], default=2),
+        "gated": hp.Boolean("gated", default=False),
+        "tied_output": hp.Boolean("tied_output", default=True),
         "dropout": hp.Float("dropout", 0.0, 0.3, default=0.1),
     }
 

@@ -12,11 +12,14 @@ from pipelines.datasets.raw import Raw
 from pipelines.datasets.stream import batches, fits_in_memory, in_memory, stream
 from pipelines.datasets.tiny_co2 import TinyCo2
 from pipelines.datasets.tiny_code import TinyCode
+from pipelines.datasets.tiny_code_apart import TinyCodeApart
 from pipelines.datasets.tiny_dates import TinyDates
 from pipelines.datasets.tiny_digits import TinyDigits
 from pipelines.datasets.tiny_entities import TinyEntities
 from pipelines.datasets.tiny_messages import TinyMessages
 from pipelines.datasets.tiny_photos import TinyPhotos
+from pipelines.datasets.tiny_questions import TinyQuestions
+from pipelines.datasets.tiny_reports import TinyReports
 from pipelines.datasets.tiny_reviews import TinyReviews
 from pipelines.datasets.tiny_series import TinySeries
 from pipelines.datasets.tiny_snippets import TinySnippets
@@ -26,11 +29,14 @@ __all__ = [
     "Raw",
     "TinyCo2",
     "TinyCode",
+    "TinyCodeApart",
     "TinyDates",
     "TinyDigits",
     "TinyEntities",
     "TinyMessages",
     "TinyPhotos",
+    "TinyQuestions",
+    "TinyReports",
     "TinyReviews",
     "TinySeries",
     "TinySnippets",

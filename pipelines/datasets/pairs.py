@@ -24,14 +24,14 @@ from pipelines.datasets.raw import SPLITS
 STAND_IN = "tiny_dates"
 TEST_FRACTION = 0.1
 SPLIT_FILES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-Columns = dict[str, np.ndarray]  # "source" and "target", (n,) of strings
+Columns = dict[str, np.ndarray]  # "source", "target" and perhaps "task", (n,) of strings
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Three `tf.data` sets of {"source", "target", "group"}, scalar strings, always in the same order.
+    """Three `tf.data` sets of {"source", "target", "task", "group"}, scalar strings, always in the same order.
 
-    `languages` names the two sides; `about` is a line for people. `group` is "" in sets that have none.
+    `languages` names the two sides; `about` is a line for people. `task` and `group` are "" in sets that have none.
     """
 
     train: tf.data.Dataset
@@ -102,13 +102,16 @@ def load(
 
 
 def languages_of(
-    builder: tfds.core.DatasetBuilder, languages: tuple[str | None, str | None] = (None, None)
+    builder: tfds.core.DatasetBuilder,
+    languages: tuple[str | None, str | None] = (None, None),
+    flag: str = "language",
 ) -> tuple[str, str]:
-    """The features that are source and target.
+    """The features that are source and target, as `languages` says, which come from --source_FLAG and --target_FLAG.
 
     Raises:
-        UsageError: there are no two features of text, or the languages asked for are not among them.
+        UsageError: there are no two features of text, or those asked for are not among them.
     """
+    flags = f"--source_{flag} and --target_{flag}"
     kinds = builder.info.features
     features = dict(kinds.items()) if isinstance(kinds, tfds.features.FeaturesDict) else {"": kinds}
     texts = [key for key, kind in features.items() if isinstance(kind, tfds.features.Text)]
@@ -117,32 +120,40 @@ def languages_of(
     if len(pair) != 2 and not all(languages):
         found = ", ".join(f"{key} ({type(kind).__name__})" for key, kind in features.items())
         raise UsageError(
-            f"Expected a data set of pairs of texts, or --source_language and --target_language to name two of its "
-            f"features. Received: {builder.name} with {found}"
+            f"Expected a data set of pairs of texts, or {flags} to name two of its features. Received: {builder.name} "
+            f"with {found}"
         )
     for language in filter(None, languages):
         if language not in texts:
             raise UsageError(
-                f"Expected a language of {builder.name}, one of {', '.join(texts)}.{nearest(language, texts)} "
+                f"Expected a {flag} of {builder.name}, one of {', '.join(texts)}.{nearest(language, texts)} "
                 f"Received: {language!r}"
             )
     if any(languages) and not all(languages):  # the other one follows
         one = languages[0] or languages[1]
         if one not in pair:
-            raise UsageError(f"Expected --source_language and --target_language together. Received: {one!r} alone")
+            raise UsageError(f"Expected {flags} together. Received: {one!r} alone")
         other = pair[1 - pair.index(one)]
         languages = (one, other) if languages[0] else (other, one)
     source, target = languages if all(languages) else pair
     if source == target:
-        raise UsageError(f"Expected two different languages. Received: {source!r} twice")
+        raise UsageError(f"Expected two different {flag}s. Received: {source!r} twice")
     return str(source), str(target)
 
 
-def read_named(name: str, languages: tuple[str | None, str | None], *, seed: int, validation_fraction: float) -> Pairs:
+def read_named(
+    name: str,
+    languages: tuple[str | None, str | None],
+    *,
+    seed: int,
+    validation_fraction: float = 0.1,
+    flag: str = "language",
+    stand_in: str = STAND_IN,
+) -> Pairs:
     """A data set of TensorFlow Datasets as `Pairs`: its own splits, and for those it lacks a stretch of `train`."""
     known_languages(name)
-    builder = catalogue.prepare(name, lambda builder: languages_of(builder, languages), STAND_IN)
-    source, target = languages_of(builder, languages)
+    builder = catalogue.prepare(name, lambda builder: languages_of(builder, languages, flag), stand_in)
+    source, target = languages_of(builder, languages, flag)
     splits = list(builder.info.splits) or list(SPLITS)
     if "train" not in splits:
         raise UsageError(f"Expected a data set with a `train` split. Received: {name!r} with {', '.join(splits)}")
@@ -159,9 +170,13 @@ def read_named(name: str, languages: tuple[str | None, str | None], *, seed: int
 
     def read(part: str) -> tf.data.Dataset:
         data = builder.as_dataset(split=part, shuffle_files=False, read_config=read_config)
-        return data.map(
-            lambda item: {"source": item[source], "target": item[target], "group": item.get("group", tf.constant(""))}
-        )
+
+        def pair(item: dict[str, Any]) -> dict[str, Any]:
+            more = {name: item.get(name, tf.constant("")) for name in ("task", "group")}
+            more = {name: one if one.dtype == tf.string else tf.constant("") for name, one in more.items()}
+            return {"source": item[source], "target": item[target], **more}
+
+        return data.map(pair)
 
     sets = {split: read(part) for split, part in parts.items()}
     description = " ".join(builder.info.description.split())
@@ -295,7 +310,8 @@ def from_files(
 
     def rows(columns: Columns) -> tf.data.Dataset:
         texts: Any = {name: column.tolist() for name, column in columns.items()}
-        return tf.data.Dataset.from_tensor_slices(texts | {"group": [""] * len(columns["source"])})
+        none = [""] * len(columns["source"])
+        return tf.data.Dataset.from_tensor_slices({"task": none, "group": none} | texts)
 
     sets = {split: rows(parts[split]) for split in SPLITS}
     return Pairs(**sets, counts=counts, languages=languages, about=f"{count} pairs: {about}")

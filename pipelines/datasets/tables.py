@@ -44,16 +44,26 @@ def read_tables(
                 bad.append(f"line {number} ({row})")
             else:
                 rows.append(row)
-        if bad:
-            names = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-            if not skip_bad:
-                raise Failure(
-                    f"Expected a text and a label in every row of {path.name} (--skip_bad leaves others out). "
-                    f"Received {len(bad)} of {len(rows) + len(bad)} without: {names}"
-                )
-            warnings.warn(f"left out {len(bad)} rows of {path.name}: {names}", stacklevel=4)
+        left_out(path, bad, len(rows) + len(bad), "a text and a label", skip_bad)
         found[split] = rows
     return found
+
+
+def left_out(path: Path, bad: Sequence[str], count: int, what: str, skip_bad: bool) -> None:
+    """Names the bad ones of a file's rows, `what` says what each row should have: in a warning with `skip_bad`.
+
+    Raises:
+        Failure: there are some, without `skip_bad`.
+    """
+    if not bad:
+        return
+    names = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    if not skip_bad:
+        raise Failure(
+            f"Expected {what} in every row of {path.name} (--skip_bad leaves others out). "
+            f"Received {len(bad)} of {count} without: {names}"
+        )
+    warnings.warn(f"left out {len(bad)} rows of {path.name}: {names}", stacklevel=5)
 
 
 def split_files(root: Path) -> dict[str, Path]:
@@ -80,19 +90,29 @@ def table(path: Path, text_column: str | None, label_column: str | None) -> Iter
 
     Raises:
         UsageError: a column is not there.
+        Failure: as of `numbered`.
+    """
+    text = label = None
+    for number, row in numbered(path):
+        if isinstance(row, str):
+            yield number, row
+            continue
+        if text is None or label is None:
+            text = column(path, list(row), text_column, TEXT_NAMES, "text")
+            label = column(path, list(row), label_column, LABEL_NAMES, "label")
+        yield number, checked(row.get(text), row.get(label), text, label)
+
+
+def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The rows of a file by their columns or keys, with the number of their line; a word of what is wrong with others.
+
+    Raises:
         Failure: the file is empty, not UTF-8, or holds a longer field than a text may have.
     """
     number, read = 0, csv_rows if path.suffix.lower() in (".csv", ".tsv") else json_rows
-    text = label = None
     try:
         for number, row in read(path):
-            if isinstance(row, str):
-                yield number, row
-                continue
-            if text is None or label is None:
-                text = column(path, list(row), text_column, TEXT_NAMES, "text")
-                label = column(path, list(row), label_column, LABEL_NAMES, "label")
-            yield number, checked(row.get(text), row.get(label), text, label)
+            yield number, row
     except UnicodeDecodeError as error:
         byte = f"0x{error.object[error.start]:02x}"
         raise Failure(f"Expected UTF-8 in {path.name}. Received: the byte {byte} after line {number}") from error

@@ -79,7 +79,7 @@ def test_the_flags_of_tiny_dates_reach_the_pairs(dates):
     assert found.languages == ("date", "iso")
     assert found.counts == {"train": 100, "validation": 32, "test": 32}
     assert rows(found.train)[:3] == [
-        {"source": row["date"], "target": row["iso"], "group": "days"} for row in dates["train"][:3]
+        {"source": row["date"], "target": row["iso"], "task": "", "group": "days"} for row in dates["train"][:3]
     ]
 
 
@@ -214,7 +214,7 @@ def test_own_splits_and_endings_are_kept(tmp_path):
     folder = write(tmp_path, train__de=numbered("a", 9), train__en=numbered("b", 9), test__de="x", test__en="y")
     found = pairs.load(data_dir=str(folder), languages=("de", "en"))
     assert found.counts == {"train": 8, "validation": 1, "test": 1}
-    assert rows(found.test) == [{"source": "x", "target": "y", "group": ""}]
+    assert rows(found.test) == [{"source": "x", "target": "y", "task": "", "group": ""}]
     back = pairs.load(files=(str(folder / "train.en"), str(folder / "train.de")))
     assert sum(back.counts.values()) == 9 and all(row["source"].startswith("b") for row in rows(back.train))
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 import pipelines
 from models.layers.decoding import END, PAD, START
 from models.losses import TokenCrossentropy
-from pipelines import runs, translation
+from pipelines import runs, sequence_evaluation, sequence_to_sequence, translation
 from pipelines import translation_evaluation as evaluation
 from pipelines.config import Failure, run_cli
 from pipelines.transforms import parallel
@@ -64,7 +64,7 @@ def test_the_run_folder_shows_what_the_model_saw_and_said(run):
 
 
 def test_the_served_function_answers_what_was_evaluated(run, data, serve):
-    rows = translation.translated(serve, data.test)
+    rows = sequence_evaluation.rows_of(serve, data.test, "translation")
     assert (
         run.metrics["groups"]["styles"]["exact_match"]
         == evaluation.of_rows(rows, "13a", chosen=[row["group"] == "styles" for row in rows])["exact_match"]
@@ -234,5 +234,5 @@ def test_a_beam_of_one_is_greedy_search_with_one_answer(data, run):
     config = dataclasses.replace(run.config, model="transformer", model_args=SMALL["transformer"], beam_width=1)
     model = translation.build_model(config, run.spec)
     serve = translation.translator(model, config, run.spec)
-    greedy = translation.predict(serve, np.array([b"9.3.07", b"1 de enero de 1950"], object))
+    greedy = sequence_to_sequence.predict(serve, np.array([b"9.3.07", b"1 de enero de 1950"], object))
     assert greedy["translations"].shape == (2, 1)
