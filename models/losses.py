@@ -45,3 +45,25 @@ class TokenCrossentropy(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable("dl_essentials")
+class SpanCrossentropy(keras.losses.Loss):
+    """Cross-entropy of where a span starts and where it ends, the mean of both.
+
+    `-½ log softmax(s)_i - ½ log softmax(e)_j` of a span from `i` to `j`; both distributions are over all of a row's
+    places.
+
+    Input shape:
+        the first and the last place of the span (b, 2), logits (b, t, 2).
+
+    Reference: Devlin et al. 2019, section 4.2.
+    """
+
+    def __init__(self, *, name: str = "span_crossentropy", reduction: str = "mean_with_sample_weight", dtype=None):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def call(self, y_true, y_pred):
+        logs = ops.log_softmax(ops.cast(y_pred, "float32"), axis=1)  # (b, t, 2)
+        places = ops.cast(y_true, "int32")[:, None]  # (b, 1, 2)
+        return -ops.mean(ops.take_along_axis(logs, places, axis=1), axis=(1, 2))  # (b,)
