@@ -61,8 +61,7 @@ class TinySnippets(tfds.core.GeneratorBasedBuilder):
             raise FileNotFoundError(f"Expected Python's library as source files. Received: none on {missing}")
         parts: dict[str, list[tuple[int, str]]] = {"train": [], "test": []}
         for text in found:
-            number = zlib.crc32(text.encode())
-            parts["train" if number % TEST_SHARE else "test"].append((number, text))
+            parts["test" if is_tested(text) else "train"].append((zlib.crc32(text.encode()), text))
         return {split: self._generate_examples(sorted(part), found) for split, part in parts.items()}
 
     def _generate_examples(self, part: list[tuple[int, str]], labels: dict[str, str]) -> Iterator:
@@ -86,10 +85,21 @@ def snippets(library: Path) -> dict[str, str]:
     return {text: topic for text, topic in found.items() if text not in shared}
 
 
+def is_tested(text: str) -> bool:
+    """Whether a snippet is in the test split."""
+    return zlib.crc32(text.encode()) % TEST_SHARE == 0
+
+
 def functions(path: Path) -> Iterator[str]:
     """The functions and methods of a file that are not inside of another function, without docstrings."""
     with tokenize.open(path) as file:
         source = file.read()
+    for _, text in defined(source):
+        yield text
+
+
+def defined(source: str) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """The functions of a program as `functions` gives them, each after its node."""
     lines = source.splitlines()
     waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
@@ -100,6 +110,6 @@ def functions(path: Path) -> Iterator[str]:
                     doc = node.body[0]
                     kept = [i for i in kept if not doc.lineno - 1 <= i < (doc.end_lineno or doc.lineno)]
                 if LINES[0] <= len(kept) <= LINES[1]:
-                    yield textwrap.dedent("\n".join(lines[i] for i in kept))
+                    yield node, textwrap.dedent("\n".join(lines[i] for i in kept))
             else:
                 waiting.append(node)

@@ -336,9 +336,10 @@ class Tokenizer(tf.Module):
         space = " ?" if self.kind in ("bpe", "sentencepiece") else ""
         marked = tf.strings.regex_replace(strings, f"{space}({names})".encode(), b"\xfe\\1\xfe")  # no UTF-8 has it
         parts = tf.strings.split(marked, b"\xfe")  # (b, parts): text, name, text, …
-        named = places(parts) % 2 == 1  # (n,)
-        found = tf.gather(parts.values, where(named))
-        ids = self.encode(tf.where(named, "", parts.values))  # (n, tokens)
+        values = tf.ensure_shape(parts.values, [None])  # (n,)
+        named = tf.ensure_shape(places(parts) % 2 == 1, [None])  # (n,)
+        found = tf.gather(values, where(named))
+        ids = self.encode(tf.where(named, "", values))  # (n, tokens)
         special = tf.RaggedTensor.from_row_lengths(
             self.extra_ids.lookup(found), tf.cast(named, tf.int64)
         )  # (n, 0 or 1)

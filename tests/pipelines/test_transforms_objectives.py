@@ -218,9 +218,10 @@ def test_a_space_before_a_name_belongs_to_what_it_stands_for(states):
     assert tokenizer.decode([filled]).numpy()[0] == b"return path + self"
 
 
-def test_names_come_through_a_saved_graph(states, tmp_path):
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_names_come_through_a_saved_graph(states, kind, tmp_path):
     module = tf.Module()
-    module.tokenizer = Tokenizer(with_names(states["word"], ["[MASK]"]))
+    module.tokenizer = Tokenizer(with_names(states[kind], ["[MASK]"]))
     signature = [tf.TensorSpec([None], tf.string)]
     module.run = tf.function(lambda raw: module.tokenizer.encode_named(raw).to_tensor(), input_signature=signature)
     tf.saved_model.save(module, str(tmp_path))
