@@ -7,6 +7,8 @@ the size of the weights and nothing is ever half loaded.
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from models.checkpoints import tensors
+from models.checkpoints import keras_hub, tensors
 from models.checkpoints.family import Entry, Family
 
 # The `model_type` of config.json -> the file beside this one, and the family in it.
@@ -67,7 +69,8 @@ def from_pretrained(
     Args:
         source: a folder with config.json, safetensors and the tokenizer's files; or the id of a repository of the Hub,
             as "google-bert/bert-base-uncased", which `huggingface_hub` fetches (its cache, `HF_HUB_OFFLINE` and
-            `HF_TOKEN` hold).
+            `HF_TOKEN` hold). A preset of KerasHub, as a folder, or by "hf://…" or "kaggle://…", is read where that is
+            installed (see `models.checkpoints.keras_hub`).
         head: None for the checkpoint's own; or another one of its family, whose weights are then new: "features",
             "masked_lm", "classification", "token_classification", "span", "lm", ….
         num_classes: of a classification; None for what config.json says.
@@ -82,41 +85,53 @@ def from_pretrained(
             builder makes, or tensors are missing, left over or of another shape; the text lists them.
         ConnectionError: a repository could not be reached.
     """
-    folder = downloaded(str(source), revision)
-    config = read_config(folder)
+    folder, config, preset = located(str(source), revision)
+    if preset:
+        with policy(dtype):
+            model, tokenizer, *said = keras_hub.load(preset, head=head, num_classes=num_classes)
+        return Pretrained(model, tokenizer, Report(preset, *said))
     family = family_of(config, folder)
     found = tensors.Tensors(folder)
     own = head_of(config, family)
     names = canonical(found, family)
-    head = own if head is None else head
-    if own == "masked_lm" and head == own and any("seq_relationship" in name for name in names):
+    if own == "masked_lm" and head in (None, own) and any("seq_relationship" in name for name in names):
         own = head = "pretraining"  # the published BERTs say one thing in config.json, and hold another
-    if head not in family.heads.values():
-        near = get_close_matches(head, family.heads.values(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Expected a head of {family.model_type}: {', '.join(sorted(set(family.heads.values())))}.{hint} "
-            f"Received: {head!r}"
-        )
+    head = checked_head(head, family, own)
+    with policy(dtype), keras.StatelessScope():  # in which weights have a shape, but no values yet
+        model = family.build(config, head, num_classes, set(names))
+        try:
+            values, fresh, dropped = matched(model, family, found, names, same=head == own, classes=num_classes)
+        except ValueError:
+            for weight in model.weights:  # which Keras makes at the end of the scope, though nobody will read them
+                weight._initializer = lambda shape, dtype=None: keras.ops.zeros((), dtype)
+            raise
+        for path, entry, place in values:
+            fill(entry.weights[place], found, path, entry, place)
+    from models.checkpoints import tokenizers  # and with it libraries that only texts need
+
+    return Pretrained(model, tokenizers.load(folder, config), Report(str(folder), head, fresh, dropped))
+
+
+@contextmanager
+def policy(dtype: str | None) -> Iterator[None]:
+    """Keras's policy for the models that are built inside; None leaves it."""
     before = keras.config.dtype_policy()
     try:
         if dtype is not None:
             keras.config.set_dtype_policy(dtype)
-        with keras.StatelessScope():  # in which weights have a shape, but no values yet
-            model = family.build(config, head, num_classes, set(names))
-            try:
-                values, fresh, dropped = matched(model, family, found, names, same=head == own, classes=num_classes)
-            except ValueError:
-                for weight in model.weights:  # which Keras makes at the end of the scope, though nobody will read them
-                    weight._initializer = lambda shape, dtype=None: keras.ops.zeros((), dtype)
-                raise
-            for path, entry, place in values:
-                fill(entry.weights[place], found, path, entry, place)
+        yield
     finally:
         keras.config.set_dtype_policy(before)
-    from models.checkpoints import tokenizers  # and with it libraries that only texts need
 
-    return Pretrained(model, tokenizers.load(folder, config), Report(str(folder), head, fresh, dropped))
+
+def checked_head(head: str | None, family: Family, own: str) -> str:
+    """The name of a head, or the checkpoint's own."""
+    heads = sorted(set(family.heads.values()))
+    if head is None or head in heads:
+        return own if head is None else head
+    near = get_close_matches(head, heads, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Expected a head of {family.model_type}: {', '.join(heads)}.{hint} Received: {head!r}")
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
@@ -126,8 +141,8 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     """
     from models.checkpoints import tokenizers  # and with it libraries that only texts need
 
-    folder = downloaded(str(source), revision)
-    return tokenizers.load(folder, read_config(folder))
+    folder, config, preset = located(str(source), revision)
+    return keras_hub.load_tokenizer(preset) if preset else tokenizers.load(folder, config)
 
 
 def fill(weight: Any, found: tensors.Tensors, path: str, entry: Entry, place: int) -> None:
@@ -137,6 +152,16 @@ def fill(weight: Any, found: tensors.Tensors, path: str, entry: Entry, place: in
         return keras.ops.convert_to_tensor(entry.split(found[path])[place], dtype=dtype)
 
     weight._initializer = value  # Keras has no public name for this
+
+
+def located(source: str, revision: str | None) -> tuple[Path, dict[str, Any], str]:
+    """The folder of a checkpoint, its config.json, and the name of the preset if it is one of KerasHub."""
+    if source.startswith(keras_hub.SCHEMES):
+        return Path(), {}, source
+    folder = downloaded(source, revision)
+    config = read_config(folder)
+    name = str(folder) if Path(source).expanduser().is_dir() else f"hf://{source}"
+    return folder, config, name if keras_hub.is_preset(config) else ""
 
 
 def downloaded(source: str, revision: str | None) -> Path:
