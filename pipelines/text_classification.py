@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ with epy.lazy_imports():
     import numpy as np
     import tensorflow as tf
 
-    from pipelines import evaluation, report, supervised, text_evaluation, training
+    from pipelines import evaluation, supervised, text_evaluation, text_serving, training
     from pipelines.datasets import statistics, texts
     from pipelines.transforms import text
 
@@ -257,18 +256,13 @@ def padding(spec: dict[str, Any]) -> int:
     return text.tokenizer(spec["tokenizer"]).pad_id if spec["tokenizer"]["kind"] == text.PUBLISHED else text.PAD
 
 
-def answers(logits: Any, classes: list[str]) -> dict[str, Any]:
-    """Named answers from logits (b, k): the label and the probability of every class."""
-    probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))  # (b, k)
-    return {"label": tf.gather(tf.constant(classes), tf.argmax(logits, -1)), "probabilities": probabilities}
-
-
 def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The served function: raw strings in; `label` and `probabilities` out. It carries its tokenizer's tables."""
     tokenizer = text.tokenizer(spec["tokenizer"])
 
     def serve(text):
-        return answers(model(token_ids(text, tokenizer, spec), training=False), spec["classes"])
+        logits = model(token_ids(text, tokenizer, spec), training=False)  # (b, k)
+        return text_serving.answers(logits, spec["classes"])
 
     serve.resources = [tokenizer]  # type: ignore[attr-defined]  # for the export to track
     return serve, {"text": tf.TensorSpec([None], tf.string, name="text")}
@@ -282,39 +276,12 @@ def token_ids(strings: Any, tokenizer: Any, spec: dict[str, Any]) -> Any:
 def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Other doors to the served model.
 
-    `from_token_ids`: int32 ids (b, t) of any t, padded with 0. `tokenize`: raw strings to such ids. `features`: raw
-    strings to the vectors before the head. `classify`: `tf.Example`s with a bytes feature `text`, as TF Serving's
-    Classify call sends them.
+    `from_token_ids`: int32 ids (b, t) of any t, padded. `tokenize`: raw strings to such ids. `features`: raw strings to
+    the vectors before the head. `classify`: `tf.Example`s with a bytes feature `text`, as TF Serving's Classify call
+    sends them.
     """
-    tokenizer, classes = text.tokenizer(spec["tokenizer"]), spec["classes"]
-    trunk = keras.Model(model.inputs, model.get_layer("features").output)
-
-    def from_token_ids(token_ids):
-        return answers(model(token_ids, training=False), classes)
-
-    def tokenize(text):
-        return {"token_ids": token_ids(text, tokenizer, spec)}
-
-    def features(text):
-        return {"features": tf.cast(trunk(token_ids(text, tokenizer, spec), training=False), tf.float32)}
-
-    def classify(inputs):
-        example = tf.io.parse_example(inputs, {"text": tf.io.FixedLenFeature([], tf.string)})
-        ids = token_ids(example["text"], tokenizer, spec)
-        scores = answers(model(ids, training=False), classes)["probabilities"]
-        names = tf.broadcast_to(tf.constant(classes)[None], tf.shape(scores))  # (b, k)
-        return {"classes": names, "scores": scores}
-
-    for function in (tokenize, features, classify):
-        function.resources = [tokenizer]  # type: ignore[attr-defined]
-    raw = tf.TensorSpec([None], tf.string, name="text")
-    ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
-    return {
-        "from_token_ids": (from_token_ids, {"token_ids": ids}),
-        "tokenize": (tokenize, {"text": raw}),
-        "features": (features, {"text": raw}),
-        "classify": (classify, {"inputs": tf.TensorSpec([None], tf.string, name="inputs")}),
-    }
+    tokenizer = text.tokenizer(spec["tokenizer"])
+    return text_serving.signatures(model, spec["classes"], lambda text: token_ids(text, tokenizer, spec), tokenizer)
 
 
 def predict(model: Any, part: texts.InMemory, spec: dict[str, Any]) -> tuple[Any, Any]:
@@ -343,27 +310,6 @@ def first_batch(data: Data, config: Config, path: Path, most: int = 16) -> None:
     path.write_text("\n".join(lines[:most]) + "\n", encoding="utf-8")
 
 
-def pictures(data: Data, labels: Any, probabilities: Any, folder: Path) -> None:
-    """Confusion matrix, lengths, and the test texts whose true class got the least probability."""
-    spec, plots = data.spec, folder / "plots"
-    report.confusion(labels, probabilities.argmax(-1), spec["classes"], plots / "confusion_matrix.png")
-    lengths = {split: getattr(data, split).examples["length"].numpy() for split in ("train", "test")}
-    text_evaluation.length_histogram(lengths, spec["max_length"], plots / "lengths.png")
-    text_evaluation.most_wrong(strings(data.test), labels, probabilities, spec["classes"], plots / "most_wrong.png")
-
-
-def described(spec: dict[str, Any]) -> Sequence[str]:
-    """What the data are, in two lines."""
-    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
-    state, lengths = spec["tokenizer"], spec["lengths"]
-    cut = f"; {spec['cut']:,} training texts are longer and cut" if spec["cut"] else ""
-    return (
-        f"data: {spec['dataset']}: {counts}; {len(spec['classes'])} classes",
-        f"tokens: {state['kind']}, {state['vocab_size']:,} different ones; {lengths['mean']:g} a text, "
-        f"{lengths['longest']:,} at most, of which the model sees {spec['max_length']:,}{cut}",
-    )
-
-
 def main(config: Config) -> Path:
     """Train, evaluate and report; returns the run folder."""
     config = runs.resumed(TASK, config)
@@ -373,7 +319,7 @@ def main(config: Config) -> Path:
     data = load_data(config)
     spec = data.spec
     model = build_model(config, spec)
-    print("\n".join(described(spec)))
+    print("\n".join(text_evaluation.described(spec)))
     print(f"model: {config.model}, {finetuning.described(model, config)}")
     with runs.start(TASK, config, spec) as folder:
         print(f"run folder: {folder}")
@@ -389,7 +335,8 @@ def main(config: Config) -> Path:
             "test": evaluation.measures(labels, probabilities),
             "baseline": baseline(data),
         }
-        pictures(data, labels, probabilities, folder)
+        lengths = {split: getattr(data, split).examples["length"].numpy() for split in ("train", "test")}
+        text_evaluation.pictures(strings(data.test), labels, probabilities, lengths, spec, folder / "plots")
         metrics = supervised.finish(
             TASK,
             OBJECTIVE,
@@ -417,33 +364,16 @@ def main(config: Config) -> Path:
 def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:
     """What clients would send of the test split, and what Keras answers by the road of training.
 
-    Yields, batch by batch: {signature: ({input: array}, {output: array})}; at most `limit` examples in all.
+    As `text_serving.checks`, of at most `limit` examples.
     """
     whole = read(config).test
     test = tokenized(texts.first(whole, limit or whole.count), text.tokenizer(spec["tokenizer"]), spec["max_length"])
-    names = np.array(spec["classes"], object)
     _, probabilities = predict(model, test, spec)
-    trunk = keras.Model(model.inputs, model.get_layer("features").output)
-    vectors = np.asarray(trunk.predict(evaluation_batches(test, spec), verbose=0), "float32")
+    vectors = text_serving.trunk(model).predict(evaluation_batches(test, spec), verbose=0)
     pad_id = padding(spec)
-    ids = text.padded(test.examples["token_ids"], pad_id=pad_id).numpy()  # of one length, which ONNX takes from here
+    ids = text.padded(test.examples["token_ids"], pad_id=pad_id).numpy()
     raw = test.examples["text"].numpy()
-    for start in range(0, test.count, 128):
-        part = slice(start, start + 128)
-        feature = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in raw[part]]
-        records = [tf.train.Example(features=tf.train.Features(feature={"text": one})) for one in feature]
-        expected = {"probabilities": probabilities[part], "label": names[probabilities[part].argmax(-1)]}
-        longest = int((ids[part] != pad_id).sum(-1).max())
-        yield {
-            "serving_default": ({"text": raw[part]}, expected),
-            "from_token_ids": ({"token_ids": ids[part]}, expected),
-            "tokenize": ({"text": raw[part]}, {"token_ids": ids[part, :longest]}),
-            "features": ({"text": raw[part]}, {"features": vectors[part]}),
-            "classify": (
-                {"inputs": np.array([one.SerializeToString() for one in records], object)},
-                {"scores": probabilities[part], "classes": np.broadcast_to(names, probabilities[part].shape)},
-            ),
-        }
+    return text_serving.checks(raw, ids, probabilities, np.asarray(vectors, "float32"), spec["classes"], pad_id)
 
 
 if __name__ == "__main__":

@@ -109,3 +109,29 @@ def length_histogram(lengths: Mapping[str, np.ndarray], max_length: int, path: P
     axis.grid(alpha=0.25)
     axis.legend()
     return report.save(figure, path)
+
+
+def pictures(
+    texts: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    lengths: Mapping[str, np.ndarray],
+    spec: Mapping[str, Any],
+    plots: Path,
+) -> None:
+    """Confusion matrix, lengths, and the test texts whose true class got the least probability."""
+    report.confusion(labels, probabilities.argmax(-1), spec["classes"], plots / "confusion_matrix.png")
+    length_histogram(lengths, spec["max_length"], plots / "lengths.png")
+    most_wrong(texts, labels, probabilities, spec["classes"], plots / "most_wrong.png")
+
+
+def described(spec: Mapping[str, Any]) -> Sequence[str]:
+    """What the data are, in two lines."""
+    counts = ", ".join(f"{count:,} {part}" for part, count in spec["counts"].items())
+    state, lengths = spec["tokenizer"], spec["lengths"]
+    cut = f"; {spec['cut']:,} training texts are longer and cut" if spec["cut"] else ""
+    return (
+        f"data: {spec['dataset']}: {counts}; {len(spec['classes'])} classes",
+        f"tokens: {state['kind']}, {state['vocab_size']:,} different ones; {lengths['mean']:g} a text, "
+        f"{lengths['longest']:,} at most, of which the model sees {spec['max_length']:,}{cut}",
+    )

@@ -101,7 +101,7 @@ def test_longer_texts_are_cut_where_the_run_says(run):
     data = text_classification.load_data(config)
     assert data.train.examples["token_ids"].row_lengths().numpy().max() == 6
     assert data.train.examples["length"].numpy().max() > 6
-    assert data.spec["cut"] > 0 and "longer and cut" in " ".join(text_classification.described(data.spec))
+    assert data.spec["cut"] > 0 and "longer and cut" in " ".join(text_evaluation.described(data.spec))
     ids = text_classification.token_ids(["good " * 50], text.Tokenizer(data.spec["tokenizer"]), data.spec)
     assert ids.shape == (1, 6) and ids[0, -1] == text.END
 
