@@ -39,10 +39,12 @@ SMALL: dict[str, tuple] = {
     "image_classification": ((8, 8, 1), 10),
     "text_classification": (4000, 2),
     "token_classification": (4000, 13),
+    "question_answering": (4000,),
     "translation": (100, 20),
     "text_to_text": (1000, 1000),
     "forecasting": ((36, 1), 12),
     "language_modeling": (2048,),
+    "pretraining": (2048,),
 }
 # What a published size was made for; sizes that are not named take the first, models that are not named ImageNet.
 INPUTS: dict[str, dict[str, tuple]] = {
@@ -54,7 +56,10 @@ INPUTS: dict[str, dict[str, tuple]] = {
     "text_cnn": {"": (20_000, 2)},
     "text_transformer": {"": (30_522, 2)},
     "bert_classifier": {"": (30_522, 2)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 2)),
+    "bert_question_answering": {"": (30_522,)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265,)),
     "bert_token_classifier": {"": (30_522, 9)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265, 9)),
+    "bert": {"": (30_522,)} | dict.fromkeys(("roberta-base", "roberta-large"), (50_265,)),
+    "xlnet": {"": (32_000,)},
     "xlnet_classifier": {"": (32_000, 2)},
     "transformer": {"": (37_000, 37_000)},
     "t5": {"": (32_128,)},

@@ -20,10 +20,12 @@ TASKS = (
     "image_classification",
     "text_classification",
     "token_classification",
+    "question_answering",
     "translation",
     "text_to_text",
     "forecasting",
     "language_modeling",
+    "pretraining",
 )
 
 

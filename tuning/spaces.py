@@ -156,6 +156,17 @@ def simple_rnn(hp) -> dict[str, Any]:
 lstm = gru = simple_rnn
 
 
+def lstm_tagger(hp) -> dict[str, Any]:
+    return {
+        "embedding_dim": hp.Choice("embedding_dim", [32, 64, 128], default=64),
+        "width": hp.Choice("width", [32, 64, 128], default=64),
+        "depth": hp.Int("depth", 1, 3, default=1),
+        "normalization": hp.Choice("normalization", ["none", "layer"], default="none"),
+        "dropout": hp.Float("dropout", 0.0, 0.6, default=0.3),
+        "recurrent_dropout": hp.Float("recurrent_dropout", 0.0, 0.4, default=0.0),
+    }
+
+
 def text_cnn(hp) -> dict[str, Any]:
     smallest = hp.Int("smallest_kernel", 1, 4, default=3)
     return {
@@ -193,6 +204,7 @@ def bert_classifier(hp) -> dict[str, Any]:
 
 
 bert_token_classifier = bert_classifier
+bert_question_answering = bert_classifier
 
 
 def xlnet_classifier(hp) -> dict[str, Any]:

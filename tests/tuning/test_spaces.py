@@ -17,10 +17,12 @@ ARGUMENTS = {  # the positional ones of a builder, and the shapes of what its mo
     "image_classification": (((8, 8, 1), 3), (None, 3)),
     "text_classification": ((50, 3), (None, 3)),
     "token_classification": ((50, 3), (None, None, 3)),
+    "question_answering": ((50,), (None, None, 2)),
     "translation": ((50, 20), (None, None, 20)),
     "text_to_text": ((20, 20), (None, None, 20)),
     "forecasting": (((24, 2), 6), None),
     "language_modeling": ((50,), (None, None, 50)),
+    "pretraining": ((50,), None),
 }
 
 
