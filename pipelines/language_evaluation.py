@@ -271,7 +271,7 @@ def surprise(pieces: Sequence[str], bits: Sequence[float], path: Path, rows: int
     figure, ((axis,),) = report.canvas(width, height)
     figure.subplots_adjust(0, 0, 1, 1)
     image = axis.imshow(
-        grid[:used], cmap="Reds", vmin=0, vmax=6, aspect="auto", extent=(0, columns, used, 0), alpha=0.8
+        grid[:used], cmap="Reds", vmin=0, vmax=8, aspect="auto", extent=(0, columns, used, 0), alpha=0.6
     )
     for index, line in enumerate(lines[:used]):
         style = {"fontsize": size, "family": "DejaVu Sans Mono", "va": "center", "parse_math": False}

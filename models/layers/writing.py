@@ -129,7 +129,8 @@ class Writer:
         if given is None:
             return keras.random.uniform(shape, seed=seed)
         given = ops.convert_to_tensor(given, dtype="float32")
-        if len(given.shape) != 2 or any(is_one not in (None, size) for is_one, size in zip(given.shape, shape)):
+        sizes = [size if isinstance(size, int) else None for size in shape]  # one that is traced is not known yet
+        if len(given.shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in zip(given.shape, sizes)):
             raise ValueError(f"noise must be (max_new_tokens, b), {shape}. Received: shape {tuple(given.shape)}")
         return given
 

@@ -176,7 +176,7 @@ class TokenStore:
         columns = np.arange(length)
 
         def batch(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            indices = np.arange(number * batch_size, min((number + 1) * batch_size, count))
+            indices = np.arange(int(number) * batch_size, min((int(number) + 1) * batch_size, count))
             starts = indices * stride
             fresh = (columns >= length - stride) | (indices == 0)[:, None]  # (b, length)
             there = starts[:, None] + columns < self.num_tokens
@@ -270,6 +270,7 @@ def build(
     start_id: int | None = None,
     end_id: int | None = text.END,
     folder: Path | None = None,
+    tokenizer: Any = None,
 ) -> TokenStore:
     """The store of documents: the one that is there, or else a new one.
 
@@ -280,6 +281,7 @@ def build(
         start_id: the mark before each document; None for none.
         end_id: the mark after each document; None for none.
         folder: that holds all stores; None for `root()`.
+        tokenizer: of `state`, where it is there already.
 
     Raises:
         Failure: there is no document, or no room on the disk.
@@ -292,7 +294,7 @@ def build(
     try:
         part.mkdir(parents=True)
         swept(target.parent)
-        write(part, documents, state, start_id, end_id)
+        write(part, documents, tokenizer or text.tokenizer(state), start_id, end_id)
         try:
             os.rename(part, target)
         except OSError:
@@ -305,11 +307,9 @@ def build(
     return TokenStore(target)
 
 
-def write(
-    folder: Path, documents: Iterable[bytes], state: Mapping[str, Any], start_id: int | None, end_id: int | None
-) -> None:
+def write(folder: Path, documents: Iterable[bytes], tokenizer: Any, start_id: int | None, end_id: int | None) -> None:
     """The files of a store."""
-    dtype = np.dtype(np.uint16 if state["vocab_size"] <= 2**16 else np.int32)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32)
     before, after = ([] if mark is None else [mark] for mark in (start_id, end_id))
     tokens = count = size = 0
     with open(folder / TOKENS, "wb") as file, open(folder / OFFSETS, "wb") as places:
@@ -317,7 +317,7 @@ def write(
             file.write(np.array([end_id], dtype).tobytes())
             tokens = 1
         places.write(np.array([tokens], np.int64).tobytes())
-        for values, splits, read in tokenized(documents, state):
+        for values, splits, read in tokenized(documents, tokenizer):
             rows = len(splits) - 1
             joined = between(values, splits, before, after)
             file.write(joined.astype(dtype).tobytes())
@@ -347,9 +347,8 @@ def between(values: np.ndarray, splits: np.ndarray, before: list[int], after: li
     return found
 
 
-def tokenized(documents: Iterable[bytes], state: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+def tokenized(documents: Iterable[bytes], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Tokens (n,), where rows begin and end among them (rows + 1,), and bytes of the texts, batch by batch."""
-    tokenizer = text.tokenizer(state)
 
     def encoded(batch: list[bytes]) -> tuple[np.ndarray, np.ndarray, int]:
         ids = tokenizer.encode(tf.constant(batch, tf.string))
