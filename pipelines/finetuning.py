@@ -1,7 +1,7 @@
 """Fine-tuning: the weights and the tokenizer of a pretrained model, a new head, and which weights are trained how.
 
     python -m pipelines.text_classification --model bert_classifier --pretrained google-bert/bert-base-uncased
-    python -m pipelines.text_classification --model bert_classifier --pretrained runs/pretraining/RUN --trained lora
+    python -m pipelines.text_classification --model bert_classifier --pretrained RUN --max_length 128 --trained lora
 
 A task inherits `Config`, takes `tokenizer_state` in its `load_data`, `model` and `prepare` in its `build_model`, and
 `optimizer` in its `compile_model`. Deviations: gradual unfreezing computes the gradients of frozen blocks too, so that
@@ -219,7 +219,8 @@ def described(model: Any, config: Any) -> str:
     if config.trained != "gradual":
         return told + f", of which {counts['trained_parameters']:,} are trained" * (config.trained != "all")
     last = 1 + config.unfreeze_every * max(layer_rates.levels(model, HEAD).values())
-    return f"{told}; the head is trained from the first epoch on, and the lowest layers from epoch {last} on"
+    never = f", which this run of {config.epochs} does not reach" * (config.epochs < last)
+    return f"{told}; the head is trained from the first epoch on, and the lowest layers from epoch {last} on{never}"
 
 
 def check_length(model: Any, max_length: int) -> None:

@@ -4,14 +4,15 @@
     python -m pipelines.text_classification --model text_transformer --dataset imdb_reviews --tokenizer sentencepiece
     python -m pipelines.text_classification --data_dir mails.csv --text_column subject --label_column folder
     python -m pipelines.text_classification --model bert_classifier --pretrained google-bert/bert-base-uncased
+    python -m pipelines.text_classification --model bert_classifier --pretrained runs/pretraining/RUN --max_length 128
 
 Without a flag it trains a recurrent network on `tiny_reviews`, generated sentences whose sentiment hangs on negation
 and contrast, combined in the test split as they never are in training: at least 97 % on the test split (mean of three
 seeds) in under 90 seconds on two cores, beside a logistic regression on TF-IDF of words and pairs of words, which
 guesses. Where words tell the class the regression is hard to beat: on `tiny_snippets` it is better than our networks.
 `--data_dir` takes your own CSV, TSV or JSONL file, or a folder with train, validation and test files of such;
-`--dataset` any set of the TFDS catalogue with a text and a class. `--pretrained` starts from a published checkpoint,
-with its tokenizer; what is served reads raw strings as before.
+`--dataset` any set of the TFDS catalogue with a text and a class. `--pretrained` starts from a published checkpoint or
+from a run of pretraining, with its tokenizer (see `finetuning.py`); what is served reads raw strings as before.
 """
 
 from __future__ import annotations
