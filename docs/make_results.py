@@ -35,6 +35,7 @@ MORE: dict[str, list[dict[str, Any]]] = {
 # Flags of models that the default ones do not suit, in all tasks or in one.
 OWN: dict[str, dict[str, Any]] = {
     "bert_classifier": {"learning_rate": 0.0005},
+    "bert_token_classifier": {"model_args": "positions=rotary", "learning_rate": 0.001, "batch_size": 32, "epochs": 8},
     "xlnet_classifier": {"learning_rate": 0.0005},
     "translation t5": {"optimizer": "adafactor", "learning_rate": 0.02},
     "text_to_text transformer": {"optimizer": "adam", "learning_rate": 0.001},

@@ -339,12 +339,14 @@ def bert_classifier(vocab_size: int, num_classes: int, *, pairs: bool = False, *
 
 
 @with_arguments_of(bert, "head")
-def bert_token_classifier(vocab_size: int, num_classes: int, **arguments) -> Bert:
+def bert_token_classifier(vocab_size: int, num_classes: int, *, pairs: bool = False, **arguments) -> Bert:
     """`bert` with a class for each token, (b, t, k).
+
+    With `pairs=True` it reads pairs of texts, and takes `segment_ids` too.
 
     Reference: Devlin et al. 2019, section 5.3 and figure 4, d.
     """
-    return bert(vocab_size, head="token_classification", num_classes=num_classes, **arguments)
+    return bert(vocab_size, head="token_classification", num_classes=num_classes, pairs=pairs, **arguments)
 
 
 @with_arguments_of(bert, "head")

@@ -1,8 +1,10 @@
 """Recurrent networks: simple RNN, LSTM and GRU, one way or both ways, stacked; as text classifiers and as a layer.
 
     python -m pipelines.text_classification --model lstm
+    python -m pipelines.token_classification --model lstm_tagger
 
-`simple_rnn`, `lstm` and `gru` put the layer `Recurrent` between token embeddings and logits. Padding never changes an
+`simple_rnn`, `lstm` and `gru` put the layer `Recurrent` between token embeddings and logits. `lstm_tagger` answers at
+every token; deviation: without the conditional random field that Huang et al. 2015 put on top. Padding never changes an
 answer. A model that reads one way can be streamed: `Stream` takes a text piece by piece and answers after each as one
 long call would. Deviations: the GRU has its reset gate after the product (as cuDNN and PyTorch; Cho et al. 2014 have it
 before), and LSTMs have no peepholes.
@@ -215,6 +217,38 @@ def simple_rnn(
         recurrent_dropout=recurrent_dropout,
         name=name,
     )
+
+
+def lstm_tagger(
+    vocab_size: int,
+    num_classes: int,
+    *,
+    embedding_dim: int = 64,
+    width: int = 64,
+    depth: int = 1,
+    normalization: str = "none",
+    dropout: float = 0.3,
+    recurrent_dropout: float = 0.0,
+    name: str = "lstm_tagger",
+) -> keras.Model:
+    """Builds a tagger of tokens from LSTM layers that read both ways.
+
+    Args and errors: as of `lstm`.
+
+    Returns:
+        A model from `token_ids` (b, t) int32 to logits (b, t, num_classes).
+
+    Reference: Huang et al. 2015, "Bidirectional LSTM-CRF models for sequence tagging", section 2.2.
+    """
+    token_ids = token_input(vocab_size, builder=name)  # (b, t)
+    check_sizes("embedding_dim", embedding_dim)
+    mask = PaddingMask(name="mask")(token_ids)
+    x = TokenEmbedding(vocab_size, embedding_dim, name="embedding")(token_ids)  # (b, t, m)
+    if check_rate("dropout", dropout):
+        x = keras.layers.Dropout(dropout, name="embedding_dropout")(x)
+    options = {"normalization": normalization, "dropout": dropout, "recurrent_dropout": recurrent_dropout}
+    x, _ = Recurrent("lstm", width, depth=depth, bidirectional=True, name="recurrent", **options)(x, mask=mask)
+    return keras.Model(token_ids, logits(x, num_classes, dropout=dropout), name=name)  # (b, t, k)
 
 
 class Stream:
