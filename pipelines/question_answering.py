@@ -318,7 +318,11 @@ def answered(model: Any, tokenizer: Any, config: Config, spec: dict[str, Any], q
     """
     words, pairs = preprocess(question, context, tokenizer, spec)
     rows = (text.padded(pairs.token_ids, pad_id=tokenizer.pad_id), text.padded(pairs.segment_ids, pad_id=0))
-    logits = answers.in_parts(lambda *row: model(inputs_of(*row, spec), training=False), rows, ROWS)  # (r, t, 2)
+
+    def read(token_ids, segment_ids):
+        return model(inputs_of(token_ids, segment_ids, spec), training=False)
+
+    logits = answers.in_parts(read, rows, ROWS)  # (r, t, 2)
     masks = ((mask & pairs.central if i == 0 else mask) for i, mask in enumerate((pairs.first, pairs.last)))
     begins, ends = (mask.to_tensor(False) for mask in masks)  # (r, t)
     best = answers.best_spans(logits, begins, ends, max_answer=config.max_answer_length, n_best=config.n_best)
@@ -605,14 +609,18 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     expected = {name: np.asarray(value) for name, value in decided(found, config).items()}
     arrays = more_signatures(model, config, spec)["from_token_ids"][0]
     strings = {name: part.examples[name].numpy() for name in ("question", "context")}
-    whole_windows = windows_of(*strings.values(), tokenizer, spec)  # of one length, which ONNX takes from here
+    # Of one length for all batches, which ONNX takes from here.
+    whole_windows = windows_of(strings["question"], strings["context"], tokenizer, spec)
     owner = whole_windows.pop("example").numpy()
     whole_windows = {name: value.numpy() for name, value in whole_windows.items()}
     for begin in range(0, part.count, 64):
         here = slice(begin, begin + 64)
         given = {name: value[here] for name, value in strings.items()}
         tokens = {name: value[(owner >= begin) & (owner < begin + 64)] for name, value in whole_windows.items()}
-        alone = {name: value.numpy() for name, value in windows_of(*given.values(), tokenizer, spec).items()}
+        alone = {
+            name: value.numpy()
+            for name, value in windows_of(given["question"], given["context"], tokenizer, spec).items()
+        }
         by_arrays = {name: np.asarray(value) for name, value in arrays(*map(tf.constant, tokens.values())).items()}
         yield {
             "serving_default": (given, {name: value[here] for name, value in expected.items()}),
@@ -624,7 +632,7 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
         }
 
 
-def clear(found: dict[str, Any], config: Config, least: float = 1e-4) -> Any:
+def clear(found: dict[str, Any], config: Config, least: float = 2e-5) -> Any:
     """Whether the order of a question's best spans, and whether it has an answer, is decided by more than rounding."""
     scores = found["scores"]
     apart = (scores[:, :-1] - scores[:, 1:] > least * scores[:, :1]) | (scores[:, 1:] == 0)

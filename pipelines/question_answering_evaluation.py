@@ -269,12 +269,11 @@ def passages(rows: Sequence[Mapping[str, Any]], path: Path, count: int = 6, widt
     axis.axis("off")
     axis.set_title("test questions, and where the model found its answers (red: wrong)", fontsize=11)
     for number, line in enumerate(lines):
-        column = 0
-        for part, colour in line:
-            weight = "bold" if colour != "black" else "normal"
+        for place, (_, colour) in enumerate(line):  # each over spaces in place of the others, so that all are in line
+            drawn = "".join(text if i == place else " " * len(text) for i, (text, _) in enumerate(line))
+            weight = "normal" if colour == "black" else "bold"
             style = {"family": "monospace", "fontsize": 8, "va": "center", "parse_math": False}
-            axis.text(column, number + 0.5, part, color=colour, weight=weight, **style)
-            column += len(part)
+            axis.text(0, number + 0.5, drawn.rstrip(), color=colour, weight=weight, **style)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         return report.save(figure, path)

@@ -3,8 +3,8 @@
 A passage of 2 to 8 sentences tells about two or three people: where they were born, where they live, what they do,
 play, speak or keep, who employs them, when they were born and when they retired. Most sentences of a passage have the
 same shape as those that answer, but speak of somebody else, who may have the same first name or surname; some speak of
-"he" or "she". A question has other words than the sentence: "What is the mother tongue of Nora Falk?" of "She grew up with Danish."
-People and facts are drawn anew for every passage, so that nothing can be learned by heart.
+"he" or "she". A question has other words than the sentence: "What is the mother tongue of Nora Falk?" of "She grew up
+with Danish." People and facts are drawn anew for every passage, so that nothing can be learned by heart.
 
 10,000 questions train, with the features of SQuAD (Rajpurkar et al. 2016). A field `group` tells the parts of the test
 split apart, of 400 questions each:
@@ -13,8 +13,8 @@ split apart, of 400 questions each:
 - `people`: the question is about a first name with a surname that no training passage puts together.
 - `wording`: the question is worded as no training question is, of words that are known.
 
-`tiny_questions/unanswerable` has the same groups, and a third of its questions ask what the passage tells of somebody
-else alone; they have no answer, as in SQuAD 2.0 (Rajpurkar et al. 2018).
+`tiny_questions/unanswerable` has the same groups, and a third of its questions ask what the passage tells of others or
+of nobody; they have no answer, as in SQuAD 2.0 (Rajpurkar et al. 2018).
 """
 
 from __future__ import annotations
