@@ -18,6 +18,7 @@ import importlib
 import inspect
 import json
 import re
+import statistics
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -382,6 +383,40 @@ def benchmark(name: str) -> str:
     return "\n\n".join(blocks)
 
 
+def transfer() -> str:
+    """What pretraining is worth in fine-tuning, from docs/results/transfer.json."""
+    path = RESULTS / "transfer.json"
+    if not path.exists():
+        return "No results are recorded yet: `python -m docs.make_transfer` writes them."
+    found = read(path)
+    rows = []
+    for name, accuracies in found["accuracy"].items():
+        mean, spread = sum(accuracies) / len(accuracies), statistics.stdev(accuracies)
+        rows.append([name, ", ".join(f"{one:.2%}" for one in accuracies), f"{mean:.2%} ± {100 * spread:.2f}"])
+    gain, before = found["gain"], found["pretraining"]
+    told = [
+        table(
+            ["the same model", f"test accuracy of seeds {', '.join(map(str, found['seeds']))}", "mean ± deviation"],
+            rows,
+        ),
+        f"Pretraining is worth {100 * gain['mean']:.2f} points of accuracy, with a deviation of "
+        f"{100 * gain['deviation']:.2f} over the seeds; the least of them is {100 * min(gain['each']):.2f}. TF-IDF and "
+        f"a logistic regression have {found['tfidf_accuracy']:.2%}.",
+        f"Pretrained with `{flags_of(before['flags'])}`: {before['parameters']:,} parameters, {before['steps']:,} "
+        f"steps, {before['train_seconds']:.0f} s, test loss {before['test']['loss']:.3f} "
+        f"({before['baseline']['loss']:.3f} by {before['baseline']['model']}). "
+        f"Fine-tuned with `{flags_of(found['fine_tuning'])}`.",
+        f"Written by `python -m docs.make_transfer` on {found['date']}: "
+        + ", ".join(f"{name} {version}" for name, version in found["machine"].items())
+        + ".",
+    ]
+    return "\n\n".join(told)
+
+
+def flags_of(given: dict[str, Any]) -> str:
+    return " ".join(f"--{name} {value}" for name, value in given.items())
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
     "catalogue": catalogue,
     "sizes": sizes,
@@ -395,6 +430,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "deviations": deviations,
     "tree": tree,
     "results": results,
+    "transfer": transfer,
     "demo": demo,
     "benchmark": benchmark,
 }

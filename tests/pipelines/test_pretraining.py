@@ -125,7 +125,7 @@ def test_batches_are_of_the_step_alone_and_ask_for_tokens_that_were_there(novels
     inputs, labels, weights = first[0]
     size = spec["tokenizer"]["vocab_size"]
     there = weights.numpy() > 0
-    assert there.any() and labels.numpy().max() < size
+    assert any(batch[2].numpy().any() for batch in first) and labels.numpy().max() < size
     if model == "gpt":
         before, after = inputs.numpy(), labels.numpy()
         np.testing.assert_array_equal(before[:, 1:], after[:, :-1])
@@ -139,12 +139,13 @@ def test_batches_are_of_the_step_alone_and_ask_for_tokens_that_were_there(novels
             assert marks and marks == [token for token in source if token >= sentinels] and marks[0] == size - 1
         return
     ids = inputs["token_ids"].numpy()
-    assert (ids[:, 0] == START).all() and ((ids == END).sum(1) >= 1).all() and ids.shape[1] == 16
+    assert (ids[:, 0] == START).all() and ((ids == END).sum(1) >= 1).all()
+    assert ids.shape[1] == 16 if packing or model == "xlnet" else ids.shape[1] in (8, 16)
     special = [PAD, START, END, spec["tokenizer"]["vocab_size"] - 1]
     assert not np.isin(labels.numpy()[there], special).any()
     if model == "bert":
         shown = np.take_along_axis(ids, inputs["places"].numpy(), 1)[there]
-        assert (shown == size - 1).mean() > 0.5
+        assert (shown == size - 1).mean() > 0.4
     else:
         places = inputs["target_mapping"].numpy().argmax(-1)
         np.testing.assert_array_equal(np.take_along_axis(ids, places, 1)[there], labels.numpy()[there])
@@ -166,7 +167,7 @@ def test_rows_of_documents_hold_every_token_once_and_nothing_of_another(novels):
 
 
 def test_a_memory_is_of_the_tokens_before_and_changes_what_is_said(novels):
-    config, data = data_of(novels, model="xlnet", memory=6)
+    config, data = data_of(novels, model="xlnet", memory=6, model_args=SMALL["model_args"] | {"stddev": 0.5})
     inputs, _, _ = next(iter(pretraining.training_batches(data, config)))
     assert inputs["memory_ids"].shape == (8, 6) and inputs["token_ids"].shape == (8, 16)
     assert (inputs["memory_ids"][:, 0] == START).numpy().all() and (inputs["token_ids"][:, -1] == END).numpy().all()
@@ -191,20 +192,22 @@ def test_scores_at_places_are_those_of_the_model(run, novels):
 
 def test_the_neighbour_model_is_a_distribution_and_learns_what_neighbours_tell():
     random = np.random.default_rng(0)
-    tokens = random.integers(4, 20, 3000)
-    tokens[2::3] = (tokens[0::3] + tokens[1::3]) % 16 + 4  # the third of three is decided by the two before
-    beside = pretraining_evaluation.Neighbours(tokens[:2400], 20, both=False)
-    a, b, x = tokens[2401:-1], tokens[2400:-2], tokens[2402:]
+    tokens = random.integers(4, 20, 6000)
+    for place in range(2, 6000):
+        if place % 10:  # nine of ten are decided by the two before
+            tokens[place] = (tokens[place - 1] + tokens[place - 2]) % 16 + 4
+    beside = pretraining_evaluation.Neighbours(tokens[:5000], 20, both=False)
+    a, b, x = tokens[5001:-1], tokens[5000:-2], tokens[5002:]
     beside.fit(a, b, x)
     found = beside.measured(a, b, x)
     alone = -np.log(beside.alone[x]).mean()
-    assert found["loss"] < alone - 0.3 and found["token_accuracy"] > 0.25
+    assert found["loss"] < alone - 1 and 0.8 < found["token_accuracy"] <= 0.95
     for one, other in ((5, 6), (-1, 6), (5, -1), (-1, -1), (19, 0)):
         whole = np.arange(20)
         parts, group = beside.parts(np.full(20, one), np.full(20, other), whole)
         assert abs((parts * beside.weights[group]).sum() - 1) < 1e-9
     hidden = beside.measured(np.full(len(x), -1), np.full(len(x), -1), x)
-    assert abs(hidden["loss"] - alone) < 1e-9
+    assert abs(hidden["loss"] - alone) < 1e-6
 
 
 def test_neighbours_are_those_that_the_model_sees():
@@ -290,7 +293,7 @@ def test_the_others_write(novels, model):
         ({"sentences": "sop", "packing": False}, "whose rows are pairs. Received: --no-packing"),
         ({"model": "xlnet", "memory": 8, "packing": False}, "packed rows"),
         ({"model_args": {"head": "features"}}, "without head"),
-        ({"model": "gpt", "max_length": 32}, "Expected --max_new_tokens below --max_length, 32"),
+        ({"model": "gpt", "max_length": 32}, "Expected --max_new_tokens of at most 30"),
         ({"max_length": 4}, "Expected --max_length of at least 8"),
         ({"sentences": "nps"}, "Did you mean 'nsp'"),
     ],
