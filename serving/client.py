@@ -2,10 +2,12 @@
 
     python -m serving.client --rest http://localhost:8501 --model image_classification digit.png folder/ rows.csv
     python -m serving.client --model text_classification --text "a film to see twice" "never again"
+    python -m serving.client --model question_answering --text question="Who sings?" context="Ada sings. Bo plays."
 
-Inputs are files, folders of files, CSV files, and with `--text` the texts themselves. The server's metadata say what
-the model wants: a string input gets the bytes of each file, or a column of a CSV file; numeric inputs get CSV columns
-of their names, all columns as one row of features, or the array of an .npy file.
+Inputs are files, folders of files, CSV files, and with `--text` the texts themselves, or one example as NAME=VALUE
+where a model has several inputs. The server's metadata say what the model wants: a string input gets the bytes of each file,
+or a column of a CSV file; numeric inputs get CSV columns of their names, all columns as one row of features, or the
+array of an .npy file.
 Prints a table (name, label, probability), or JSON lines with `--json`.
 An input that the model refuses has the reason in its row; the others are answered, and the exit code is 1.
 Over REST nothing here needs TensorFlow; over gRPC the official messages do, and their import takes a few seconds.
@@ -240,7 +242,7 @@ def parser() -> Parser:
     )
     add = result.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="files, folders of files, CSV files")
-    add("--text", nargs="+", default=[], metavar="TEXT", help="texts to ask about")
+    add("--text", nargs="+", default=[], metavar="TEXT", help="texts to ask about, or NAME=VALUE of several inputs")
     add("--rest", metavar="URL", help="address of the REST API (default http://localhost:8501)")
     add("--grpc", metavar="HOST:PORT", help="address of the gRPC service instead")
     add("--model", metavar="NAME", help="the model's name on the server")

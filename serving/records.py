@@ -39,17 +39,33 @@ def records(paths: Sequence[str], signature: Signature) -> Iterator[Record]:
 
 
 def texts(given: Sequence[str], signature: Signature) -> Iterator[Record]:
-    """What to ask, from texts of the command line.
+    """What to ask, from the command line: texts, or one example as NAME=VALUE where a signature has several inputs.
 
     Raises:
-        UsageError: the signature does not take strings, or takes more than one input.
+        UsageError: the signature does not take strings, or a value of one of its inputs is missing or does not fit.
     """
-    kinds = {name: tensor.dtype.short for name, tensor in signature.inputs.items()}
-    if list(kinds.values()) != ["string"]:
-        received = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        raise UsageError(f"Expected a signature with one input of strings for --text. Received: one of {received}")
-    for text in given:
-        yield text if len(text) <= 40 else f"{text[:39]}…", dict.fromkeys(kinds, text)
+    inputs = signature.inputs
+    if "string" not in [tensor.dtype.short for tensor in inputs.values()]:
+        received = ", ".join(f"{name} ({tensor.dtype.short})" for name, tensor in inputs.items())
+        raise UsageError(f"Expected a signature with an input of strings for --text. Received: one of {received}")
+    if len(inputs) == 1:
+        for text in given:
+            yield _shortened(text), dict.fromkeys(inputs, text)
+        return
+    values = {name: value for name, equals, value in (one.partition("=") for one in given) if equals}
+    if values.keys() != inputs.keys() or len(given) != len(inputs):
+        wanted = " ".join(f"{name}=VALUE" for name in inputs)
+        unknown = next((name for name in values if name not in inputs), "")
+        raise UsageError(f"Expected --text {wanted}.{nearest(unknown, inputs)} Received: {' '.join(given)}")
+    try:
+        example = {name: _cell(values[name], tensor) for name, tensor in inputs.items()}
+    except ValueError as error:
+        raise UsageError(f"Expected numbers where an input takes them. Received: {error}") from None
+    yield _shortened(values[next(iter(inputs))]), example
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _file(file: Path, signature: Signature) -> dict[str, Any]:

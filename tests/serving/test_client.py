@@ -17,6 +17,7 @@ from tensorflow.core.example.example_pb2 import Example
 from pipelines.config import Failure, UsageError
 from serving import client as command
 from serving.client import Client, summary
+from serving.records import texts
 from serving.server.tensors import BY_NAME, Tensor
 from serving.transports import ServerError, Signature, as_array
 
@@ -230,8 +231,22 @@ def test_texts_of_the_command_line_are_asked_about(server, capsys, kind):
 
 
 def test_texts_need_a_signature_of_strings(server, capsys):
-    with pytest.raises(UsageError, match=r"one input of strings for --text. Received: one of x \(DT_FLOAT|float"):
+    with pytest.raises(UsageError, match=r"an input of strings for --text. Received: one of x \(DT_FLOAT|float"):
         run(capsys, *address(server, "rest"), "--model=half", "--text", "one")
+
+
+def test_several_inputs_are_given_by_name_on_the_command_line():
+    inputs = {
+        "prompt": Tensor("prompt", BY_NAME["DT_STRING"], (-1,)),
+        "seed": Tensor("seed", BY_NAME["DT_INT32"], (-1,)),
+    }
+    signature = Signature(inputs, {}, "")
+    assert list(texts(["seed=3", "prompt=a=b"], signature)) == [("a=b", {"prompt": "a=b", "seed": 3})]
+    for words in (["prompt=a"], ["prompt=a", "seeds=3"], ["a", "seed=3"], ["prompt=a", "seed=3", "c"]):
+        with pytest.raises(UsageError, match=r"Expected --text prompt=VALUE seed=VALUE\..* Received: "):
+            list(texts(words, signature))
+    with pytest.raises(UsageError, match="Expected numbers where an input takes them"):
+        list(texts(["prompt=a", "seed=three"], signature))
 
 
 def test_values_that_do_not_fit_an_input_are_usage_errors():
