@@ -5,9 +5,9 @@
     python -m serving.client --model question_answering --text question="Who sings?" context="Ada sings. Bo plays."
 
 Inputs are files, folders of files, CSV files, and with `--text` the texts themselves, or one example as NAME=VALUE
-where a model has several inputs. The server's metadata say what the model wants: a string input gets the bytes of each file,
-or a column of a CSV file; numeric inputs get CSV columns of their names, all columns as one row of features, or the
-array of an .npy file.
+where a model has several inputs. The server's metadata say what the model wants: a string input gets the bytes of each
+file, or a column of a CSV file; numeric inputs get CSV columns of their names, all columns as one row of features, or
+the array of an .npy file.
 Prints a table (name, label, probability), or JSON lines with `--json`.
 An input that the model refuses has the reason in its row; the others are answered, and the exit code is 1.
 Over REST nothing here needs TensorFlow; over gRPC the official messages do, and their import takes a few seconds.
