@@ -162,7 +162,9 @@ def searching(model: Any, config: Any, spec: dict[str, Any]) -> Any:
     return find
 
 
-def serving_fn(model: Any, config: Any, spec: dict[str, Any], answer: str) -> tuple[Any, dict[str, Any]]:
+def serving_fn(
+    model: Any, config: Any, spec: dict[str, Any], answer: str, tokenizers: tuple[Any, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The served function: texts in; the answer, its score and the best `--beam_width` of them out.
 
     An empty text has an empty answer of score 0. Of a text above `max_source` tokens the beginning is read, and
@@ -173,8 +175,9 @@ def serving_fn(model: Any, config: Any, spec: dict[str, Any], answer: str) -> tu
         config: of the run.
         spec: of the data.
         answer: what an answer is called among the outputs.
+        tokenizers: of source and target, where they are there already.
     """
-    source, target = parallel.tokenizers(spec["tokenizers"])
+    source, target = tokenizers or parallel.tokenizers(spec["tokenizers"])
 
     def serve(text):
         ids = parallel.prefixed(text, source, spec.get("prefix", ""))

@@ -1,8 +1,8 @@
 """Which text answers this text: its summary, or what else a few words before it ask for?
 
     python -m pipelines.text_to_text
-    python -m pipelines.text_to_text --dataset xsum --task_prefix "summarize: " --limit 20000 --vocab_size 16000
-    python -m pipelines.text_to_text --dataset samsum --task_prefix "summarize: " --pretrained google-t5/t5-small
+    python -m pipelines.text_to_text --dataset cnn_dailymail --task_prefix "summarize: " --limit 20000 --vocab_size 8000
+    python -m pipelines.text_to_text --dataset aeslc --task_prefix "summarize: " --pretrained google-t5/t5-small
     python -m pipelines.text_to_text --data_dir tickets.csv --source_column body --target_column answer
 
 Without a flag a small T5 learns three tasks of `tiny_reports` at once, which the beginning of a text tells apart:
@@ -66,7 +66,7 @@ class Config(SequenceConfig):
     )
     skip_bad: bool = option(False, "leave out rows without source or target, naming them, instead of stopping")
     model: str = option("t5", "the architecture")
-    epochs: int = option(8, "passes over the training data")
+    epochs: int = option(6, "passes over the training data")
     batch_size: int = option(32, "pairs per training step")
     learning_rate: float = option(2e-2, "peak learning rate")
     optimizer: str = option("adafactor", "the update rule", choices=OPTIMIZERS)
@@ -155,8 +155,9 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     """Other doors to the served model: `from_token_ids` and `score` of `sequence_to_sequence.more_signatures`, and one
     for each task (`summarize`, …), to texts without its prefix."""
     found = shared.more_signatures(model, config, spec, ANSWER)
+    tokenizers = parallel.tokenizers(spec["tokenizers"])
     for name, prefix in doors(spec).items():
-        found[name] = shared.serving_fn(model, config, spec | {"prefix": prefix}, ANSWER)
+        found[name] = shared.serving_fn(model, config, spec | {"prefix": prefix}, ANSWER, tokenizers)
     return found
 
 
@@ -175,11 +176,6 @@ def answerer(model: Any, config: Config, spec: dict[str, Any]) -> Any:
     return shared.compiled(serving_fn(model, config, spec))
 
 
-def bare(rows: list[dict[str, Any]], spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows with `text`, the source without its prefix."""
-    return [row | {"text": row["source"][len(spec["prefixes"].get(row["task"], "")) :]} for row in rows]
-
-
 def evaluated(model: Any, data: Data, config: Config) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What `metrics.json` says of the answers, and the rows of the test split.
 
@@ -189,13 +185,13 @@ def evaluated(model: Any, data: Data, config: Config) -> tuple[dict[str, Any], l
     spec = data.spec
     serve = answerer(model, config, spec)
     validation, rows = (
-        bare(sequence_evaluation.rows_of(serve, part, ANSWER), spec) for part in (data.validation, data.test)
+        evaluation.bare(sequence_evaluation.rows_of(serve, part, ANSWER), spec) for part in (data.validation, data.test)
     )
     columns = [
         sequence_evaluation.strings_of(data.train, name, translation_evaluation.MOST)
         for name in ("task", "source_text", "target_text")
     ]
-    train = bare([dict(zip(("task", "source", "truth"), row)) for row in zip(*columns)], spec)
+    train = evaluation.bare([dict(zip(("task", "source", "truth"), row)) for row in zip(*columns)], spec)
     beside = evaluation.baselines(train, validation, rows)
     alike = np.array([row["group"] in spec["groups"]["validation"] for row in rows])
     result: dict[str, Any] = {
@@ -290,7 +286,7 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     rows = [
         {name: item[name].decode() for name in ("task", "source")} for item in test.take(CHECKED).as_numpy_iterator()
     ]
-    texts = [row["text"] for row in bare(rows, spec) if row["text"]]
+    texts = [row["text"] for row in evaluation.bare(rows, spec) if row["text"]]
     for name, prefix in doors(spec).items():
         given, told = (np.array([(before + one).encode() for one in texts], object) for before in ("", prefix))
         first[name] = {"text": given}, shared.predict(serve, told)

@@ -46,6 +46,11 @@ def measures(truths: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
     return {name: round(one, 4) for name, one in (rouge | {"chrf": chrf, "exact_match": exact}).items()}
 
 
+def bare(rows: Sequence[Row], spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows with `text`, the source without the prefix of its task."""
+    return [{**row, "text": row["source"][len(spec["prefixes"].get(row["task"], "")) :]} for row in rows]
+
+
 def lead(text: str, count: int) -> str:
     """The first sentences of a text, as far as full stops, question and exclamation marks before a space tell."""
     return " ".join(re.split(r"(?<=[.!?])\s+", text.strip())[:count])

@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 
 from pipelines.config import Failure, UsageError
-from pipelines.datasets import pair_tables, pairs, tiny_reports
+from pipelines.datasets import catalogue, pair_tables, pairs, tiny_reports
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,21 @@ def test_the_set_is_read_by_name_with_its_tasks_and_groups():
     assert first["task"] == b"summarize" and first["group"] == b"longer"
     with pytest.raises(UsageError, match="Expected a column of tiny_reports.*Did you mean 'source'.*'sorce'"):
         pairs.read_named("tiny_reports", ("sorce", None), seed=0, flag="column")
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    {
+        "cnn_dailymail": ("article", "highlights"),
+        "xsum": ("document", "summary"),
+        "gigaword": ("document", "summary"),
+        "samsum": ("dialogue", "summary"),
+        "aeslc": ("email_body", "subject_line"),
+        "multi_news": ("document", "summary"),
+    }.items(),
+)
+def test_sets_of_summaries_in_the_catalogue_say_which_side_is_which(name, sides):
+    assert pairs.languages_of(catalogue.find(name), flag="column") == sides
 
 
 # Tables of pairs

@@ -82,7 +82,7 @@ def test_every_source_begins_with_its_task_and_one_vocabulary_serves_both_sides(
         columns = [sequence_evaluation.strings_of(part, name) for name in ("task", "source_text")]
         assert all(source.startswith(f"{task}: ") for task, source in zip(*columns))
     rows = [{"task": "date", "source": "date: On 9 March 2007."}]
-    assert text_to_text.bare(rows, run.spec)[0]["text"] == "On 9 March 2007."
+    assert evaluation.bare(rows, run.spec)[0]["text"] == "On 9 March 2007."
 
 
 def test_a_t5_starts_and_ends_with_the_marks_of_its_family_whatever_the_tokenizer(run, data):
