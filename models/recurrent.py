@@ -3,11 +3,11 @@
     python -m pipelines.text_classification --model lstm
     python -m pipelines.token_classification --model lstm_tagger
 
-`simple_rnn`, `lstm` and `gru` put the layer `Recurrent` between token embeddings and logits. `lstm_tagger` answers at
-every token; deviation: without the conditional random field that Huang et al. 2015 put on top. Padding never changes an
-answer. A model that reads one way can be streamed: `Stream` takes a text piece by piece and answers after each as one
-long call would. Deviations: the GRU has its reset gate after the product (as cuDNN and PyTorch; Cho et al. 2014 have it
-before), and LSTMs have no peepholes.
+`simple_rnn`, `lstm` and `gru` put the layer `Recurrent` between token embeddings and logits; `lstm_tagger` answers at
+every token. Padding never changes an answer. A classifier that reads one way can be streamed: `Stream` takes a text
+piece by piece and answers after each as one long call would. Deviations: the GRU has its reset gate after the product
+(as cuDNN and PyTorch; Cho et al. 2014 have it before), LSTMs have no peepholes, and no conditional random field is put
+on top of the tagger (Huang et al. 2015 compare both).
 """
 
 from typing import Any
@@ -246,8 +246,16 @@ def lstm_tagger(
     x = TokenEmbedding(vocab_size, embedding_dim, name="embedding")(token_ids)  # (b, t, m)
     if check_rate("dropout", dropout):
         x = keras.layers.Dropout(dropout, name="embedding_dropout")(x)
-    options = {"normalization": normalization, "dropout": dropout, "recurrent_dropout": recurrent_dropout}
-    x, _ = Recurrent("lstm", width, depth=depth, bidirectional=True, name="recurrent", **options)(x, mask=mask)
+    x, _ = Recurrent(
+        "lstm",
+        width,
+        depth=depth,
+        bidirectional=True,
+        normalization=normalization,
+        dropout=dropout,
+        recurrent_dropout=recurrent_dropout,
+        name="recurrent",
+    )(x, mask=mask)  # (b, t, d)
     return keras.Model(token_ids, logits(x, num_classes, dropout=dropout), name=name)  # (b, t, k)
 
 

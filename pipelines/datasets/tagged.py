@@ -123,13 +123,13 @@ def tagged(parts: Parts, kinds: Sequence[str], source: str) -> Tagged:
     scheme = scheme_of([one.tags for split in SPLITS for one in parts[split] if one.tags is not None])
     if scheme.wrong:
         warnings.warn(
-            f"{scheme.wrong} of {scheme.count} tags are not where {scheme.name} allows them; there a span begins or "
+            f"{scheme.wrong} of {scheme.total} tags are not where {scheme.name} allows them; there a span begins or "
             "ends all the same",
             stacklevel=4,
         )
     if not kinds or not any(one.labels() for one in parts["train"]):
         raise Failure(f"Expected training texts with tagged words. Received: none of {len(parts['train'])}, {source}")
-    columns: dict[str, Any] = {}
+    columns: dict[str, tuple[Any, Any, Any, Any]] = {}
     shared = 0
     for split in SPLITS:
         texts, spans = zip(*(one.placed(scheme.name) for one in parts[split]))
@@ -144,7 +144,7 @@ def tagged(parts: Parts, kinds: Sequence[str], source: str) -> Tagged:
     return Tagged(
         **{split: held(*columns[split], names) for split in SPLITS},
         tags=tuple(names),
-        scheme=scheme.name if scheme.count else "spans",
+        scheme=scheme.name if scheme.total else "spans",
         source=source,
     )
 

@@ -158,7 +158,8 @@ class TinyEntities(tfds.core.GeneratorBasedBuilder):
 
 def generated(split: str) -> Iterator[tuple[int, dict]]:
     """Different sentences; the groups of test in turn, so that every stretch holds as many of each."""
-    source, known, test = random.Random(f"tiny_entities {split}"), set(), split == "test"
+    source, test = random.Random(f"tiny_entities {split}"), split == "test"
+    known: set[tuple[str, ...]] = set()
     while len(known) < COUNTS[split]:
         group = GROUPS[len(known) % 3] if test else pick(source, ("seen", "seen", "seen", "ambiguous"))
         locale = "en" if group == "ambiguous" else pick(source, LOCALES)
@@ -279,10 +280,10 @@ def names(kind: str, locale: str) -> tuple[str, ...]:
     if kind == "city":
         zones = [zone for zone in sorted(get_global("zone_territories")) if "/" in zone and not zone.startswith("Etc/")]
         return tuple(zone.rpartition("/")[2].replace("_", " ") for zone in zones)
-    english, own = Locale("en"), Locale(locale)
-    known, found = (english.territories, own.territories) if kind == "country" else (english.languages, own.languages)
+    group = "territories" if kind == "country" else "languages"
+    known, found = (dict(getattr(Locale(one), group)) for one in ("en", locale))
     codes = sorted(code for code in known if len(code) == 2 and code.isalpha())
-    return tuple(found.get(code, known[code]) for code in codes if code not in NOWHERE)
+    return tuple(str(found.get(code, known[code])) for code in codes if code not in NOWHERE)
 
 
 @cache
@@ -290,5 +291,5 @@ def currencies() -> tuple[str, ...]:
     """Codes of currencies that are in use."""
     from babel import Locale
 
-    english = Locale("en").currencies
+    english: dict = dict(Locale("en").currencies)
     return tuple(sorted(code for code in english if "(" not in english[code] and not code.startswith("X")))
