@@ -45,7 +45,7 @@ def measured(model: Any, store: TokenStore, length: int, stride: int) -> dict[st
         1, 2, …, `length` tokens before them in their window.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def judged(ids):
         logits = tf.cast(model(ids[:, :-1], training=False), tf.float32)  # (b, t, v)
         right = tf.argmax(logits, -1, tf.int32) == ids[:, 1:]

@@ -75,7 +75,9 @@ class Config(finetuning.Config, CrossEntropyConfig):
     top_k: int = option(0, "one of so many likeliest tokens is drawn; 0: of all")
     top_p: float = option(0.95, "one is drawn of the fewest likeliest tokens whose probabilities sum to this")
     repetition_penalty: float = option(1.0, "above 1, tokens that were there get less likely")
-    stop: tuple[str, ...] = option((), "strings that end an answer, and are cut off; \\n is a new line", metavar="TEXT")
+    stop: tuple[str, ...] = option(
+        (), "strings that end an answer and are cut off, a comma between them; \\n is a new line", metavar="TEXT"
+    )
     prompt: str | None = option(None, "samples of every epoch go on from this, too", metavar="TEXT")
 
     def __post_init__(self) -> None:
@@ -182,8 +184,12 @@ def tokenizer_state(config: Config, corpus: Any) -> dict[str, Any]:
 
 
 def tokenizer_of(spec: dict[str, Any]) -> Any:
-    """The tokenizer of a spec, made once: tracing that of a checkpoint takes seconds."""
-    return made(json.dumps(spec["tokenizer"], sort_keys=True))
+    """The tokenizer of a spec; that of a checkpoint, which takes seconds to trace, is made once.
+
+    Those of SentencePiece are made anew: they end where Keras sets its seed, which empties TensorFlow's caches.
+    """
+    state = spec["tokenizer"]
+    return made(json.dumps(state, sort_keys=True)) if state["kind"] == tokens.PUBLISHED else tokens.tokenizer(state)
 
 
 @functools.lru_cache(2)
@@ -400,7 +406,7 @@ def scored(predict: Callable, strings: Any, tokenizer: Any, spec: dict[str, Any]
 def writer(model: Any, config: Config, spec: dict[str, Any]) -> Callable[[Sequence[str]], list[str]]:
     """From prompts to what the served function writes after them."""
     serve, signature = serving_fn(model, config, spec)
-    compiled = tf.function(serve, input_signature=list(signature.values()))
+    compiled = tf.function(serve, input_signature=list(signature.values()), autograph=False)
     return lambda prompts: [one.decode("utf-8", "replace") for one in compiled(tf.constant(prompts))["text"].numpy()]
 
 
@@ -531,9 +537,10 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     given: dict[str, Any] = {"prompt": strings, "temperature": np.linspace(0.5, 1.0, count, dtype="float32")}
     given["seed"] = np.arange(count, dtype="int32")
     generate, inputs = more_signatures(model, config, spec)["generate"]
+    compiled = functools.partial(tf.function, autograph=False)
     answers = {
-        "serving_default": ({"prompt": strings}, tf.function(serving_fn(model, config, spec)[0])(tf.constant(strings))),
-        "generate": (given, tf.function(generate)(*(tf.constant(given[name]) for name in inputs))),
+        "serving_default": ({"prompt": strings}, compiled(serving_fn(model, config, spec)[0])(tf.constant(strings))),
+        "generate": (given, compiled(generate)(*(tf.constant(given[name]) for name in inputs))),
     }
     found = {
         name: (asked, {key: value.numpy() for key, value in one.items()}) for name, (asked, one) in answers.items()
