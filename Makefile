@@ -48,6 +48,8 @@ bench: $(INSTALLED) ## benchmarks: ratios against peers in the same run, written
 	$(RUN) -m benchmarks.recurrent
 	$(RUN) -m benchmarks.transformer
 	$(RUN) -m benchmarks.attention
+	$(RUN) -m benchmarks.language
+	$(RUN) -m benchmarks.gpt2_gpu --size tiny --steps 2
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra test --extra docs --group rl --universal --generate-hashes --no-header --upgrade -q -o requirements.lock

@@ -17,10 +17,11 @@ from typing import Any
 Side = Callable[[float], float]
 
 
-def torch_python() -> str | None:
-    """An interpreter that imports torch: the one that DLE_TORCH_PYTHON names, or this one."""
+def torch_python(*others: str) -> str | None:
+    """An interpreter that imports torch and others: the one that DLE_TORCH_PYTHON names, or this one."""
+    words = "import " + ", ".join(("torch", *others))
     for python in (os.environ.get("DLE_TORCH_PYTHON"), sys.executable):
-        if python and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0:
+        if python and subprocess.run([python, "-c", words], capture_output=True).returncode == 0:
             return python
     return None
 
@@ -49,15 +50,19 @@ class Peer:
             raise ValueError(f"Expected an answer of PyTorch. Received: exit code {self.process.wait()}")
         return json.loads(line)
 
+    def ask(self, what: str, **job: Any) -> dict[str, Any]:
+        """What the process answers to one line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"what": what, **job}) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
     def side(self, what: str, **job: Any) -> Side:
-        def ask(seconds: float) -> float:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps({"what": what, **job, "seconds": seconds}) + "\n")
-            self.process.stdin.flush()
-            found = self.answer()
+        def timed(seconds: float) -> float:
+            found = self.ask(what, **job, seconds=seconds)
             return found["seconds"] / found["calls"]
 
-        return ask
+        return timed
 
     def end(self) -> None:
         assert self.process.stdin is not None
