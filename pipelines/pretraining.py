@@ -176,7 +176,7 @@ def load_data(config: Config) -> Data:
         "train": min(counts["train"], config.epoch_rows or counts["train"]),
         **{split: min(counts[split], config.evaluated) for split in ("validation", "test")},
     }
-    return Data(*(stores[split] for split in SPLITS), spec)
+    return Data(stores["train"], stores["validation"], stores["test"], spec)
 
 
 def read(config: Config) -> Any:

@@ -111,7 +111,7 @@ def training_rows(store: Any, spec: Mapping[str, Any], batch_size: int, seed: in
         source = InMemory({"start": tf.constant(starts), "length": tf.constant(lengths)}, len(starts))
         return texts.bucketed(
             source,
-            lengths,
+            lengths.tolist(),
             batch_size=batch_size,
             seed=seed,
             start_step=start_step,
@@ -252,7 +252,7 @@ class Examples:
                 noise_density=MASKED_SHARE,
                 num_sentinels=SENTINELS,
             )
-            return tuple(  # type: ignore[return-value]
+            return tuple(
                 tf.ensure_shape(tf.pad(side, [[0, size - tf.size(side)]]), [size])
                 for side, size in zip(sides, self.sizes)
             )

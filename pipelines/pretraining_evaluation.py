@@ -230,7 +230,7 @@ def evaluated(model: Any, data: Any, batches: Callable[[Any, dict[str, Any]], An
     beside.fit(*held)
     alone = -np.log(beside.alone[asked[2]]).mean(), (asked[2] == beside.alone.argmax()).mean()
     unigram = dict(zip(("loss", "token_accuracy"), (round(float(one), 6) for one in alone)))
-    found = {
+    found: dict[str, Any] = {
         "validation": validation,
         "test": test,
         "baseline": {"model": NEIGHBOURS, **beside.measured(*asked)},

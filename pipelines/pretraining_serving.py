@@ -220,7 +220,7 @@ def more_signatures(model: Any, spec: Mapping[str, Any], preprocess: Callable) -
 
     tokenize.resources = [tokenizer]  # type: ignore[attr-defined]
     ids = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in ("token_ids", "source", "target")}
-    arrays = {"causal": (after, {"token_ids": ids["token_ids"]})}
+    arrays: dict[str, Signature] = {"causal": (after, {"token_ids": ids["token_ids"]})}
     arrays["spans"] = (after_target, {name: ids[name] for name in ("source", "target")})
     found = arrays.get(spec["objective"], (at_mask, {"token_ids": ids["token_ids"]}))
     raw = {"text": tf.TensorSpec([None], tf.string, name="text")}
