@@ -97,7 +97,8 @@ def build_model(builder: Builder, config: Any, spec: dict[str, Any], given: dict
                 model = finetuning.model(config, head="lm", pairs=None)
             else:
                 model = builder(*(sizes[0], sizes[-1])[: vocabularies(builder)], **given)
-            searching(model, config, spec | {"max_target": 2})  # its flags fit the model
+            if getattr(config, "coverage_penalty", 0.0):
+                searching(model, config, spec | {"max_target": 2})  # which needs a model with attention
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from error
         finetuning.prepare(model, config)
@@ -138,18 +139,11 @@ def evaluation_batches(part: Any, spec: dict[str, Any], batch_size: int = 128) -
 
 
 def search(model: Any, source: Any, config: Any, spec: dict[str, Any]) -> Any:
-    """The best answers to token ids (b, s), as `models.layers.decoding.Beams`.
-
-    Raises:
-        ValueError: the model's search has no coverage penalty, and one is asked for.
-    """
+    """The best answers to token ids (b, s), as `models.layers.decoding.Beams`."""
     options = {"beam_width": config.beam_width, "length_penalty": config.length_penalty}
-    coverage = getattr(config, "coverage_penalty", 0.0)
     known = inspect.signature(model.generate).parameters
     if "coverage_penalty" in known:
-        options["coverage_penalty"] = coverage
-    elif coverage:
-        raise ValueError(f"Expected --coverage_penalty 0 with --model {config.model}. Received: {coverage}")
+        options["coverage_penalty"] = getattr(config, "coverage_penalty", 0.0)
     if "normalization" in known:  # where it could search by other rules, too
         options |= {"normalization": "wu", "early_stopping": True}
     return model.generate(source, max_length=spec["max_target"], **options)
@@ -238,14 +232,22 @@ def predict(serve: Any, strings: Any, batch_size: int = 128) -> dict[str, Any]:
     return {name: np.concatenate([part[name].numpy() for part in parts])[back] for name in parts[0]}
 
 
-def served_checks(model: Any, config: Any, spec: dict[str, Any], test: Any, answer: str) -> Any:
+def served_checks(model: Any, config: Any, spec: dict[str, Any], test: Any, answer: str, serve: Any) -> Any:
     """What clients would send of raw pairs of the test split, and what Keras answers by the road of training.
+
+    Args:
+        model: trained.
+        config: of the run.
+        spec: of the data.
+        test: {"source", "target", "task", "group"}, scalar strings.
+        answer: what an answer is called among the outputs.
+        serve: the served function, compiled.
 
     Yields, batch by batch: {signature: ({input: array}, {output: array})}.
     """
     part = parallel.encoded(test, spec["tokenizers"], spec.get("prefix", ""))
     strings = part.examples["source_text"].numpy()
-    found = predict(compiled(serving_fn(model, config, spec, answer)), strings)
+    found = predict(serve, strings)
     ids = as_read(part.examples["source"], spec).numpy()  # (n, s), of one width, which ONNX takes from here
     find = searching(model, config, spec)
     for start in range(0, part.count, 128):

@@ -66,7 +66,7 @@ class Config(SequenceConfig):
     )
     skip_bad: bool = option(False, "leave out rows without source or target, naming them, instead of stopping")
     model: str = option("t5", "the architecture")
-    epochs: int = option(6, "passes over the training data")
+    epochs: int = option(8, "passes over the training data")
     batch_size: int = option(32, "pairs per training step")
     learning_rate: float = option(2e-2, "peak learning rate")
     optimizer: str = option("adafactor", "the update rule", choices=OPTIMIZERS)
@@ -280,9 +280,9 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     signatures of tasks are in the first batch: the same texts are sent to each.
     """
     test = read(config).test.take(limit or -1)
-    batches = shared.served_checks(model, config, spec, test, ANSWER)
-    first = next(batches)
     serve = answerer(model, config, spec)
+    batches = shared.served_checks(model, config, spec, test, ANSWER, serve)
+    first = next(batches)
     rows = [
         {name: item[name].decode() for name in ("task", "source")} for item in test.take(CHECKED).as_numpy_iterator()
     ]

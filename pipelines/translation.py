@@ -25,7 +25,7 @@ from etils import epy
 import pipelines
 from pipelines import Data, builder, finetuning, runs
 from pipelines import sequence_to_sequence as shared
-from pipelines.config import Failure, one_of, option, run_cli
+from pipelines.config import Failure, UsageError, one_of, option, run_cli
 from pipelines.sequence_to_sequence import MONITOR, SequenceConfig, compile_model, training_batches
 
 with epy.lazy_imports():
@@ -77,6 +77,8 @@ class Config(SequenceConfig):
         one_of(self.model, MODELS, "--model")
         self.at_least(2, "max_length")
         self.at_least(0, "coverage_penalty")
+        if self.coverage_penalty and self.model == "t5":
+            raise UsageError(f"Expected --coverage_penalty 0 with --model t5. Received: {self.coverage_penalty}")
 
 
 def read(config: Config) -> Any:
@@ -236,7 +238,8 @@ def main(config: Config) -> Path:
 
 def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: int | None = None) -> Any:
     """What clients would send of the test split, at most `limit` examples, and what Keras answers to it."""
-    return shared.served_checks(model, config, spec, read(config).test.take(limit or -1), ANSWER)
+    test, serve = read(config).test.take(limit or -1), translator(model, config, spec)
+    return shared.served_checks(model, config, spec, test, ANSWER, serve)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ class MultiHeadAttention(keras.layers.Layer):
         weights = None
         if places is None or not self.rotary:
             places = self._order(query, 0 if position is None else position)
-        queries = self._heads(self.query_dense(query), self.num_heads, places)  # (b, t, n, d)
+        queries = self._heads(self.query_dense(query), query, self.num_heads, places)  # (b, t, n, d)
         if self.scale is not None:
             queries = queries * (self.scale * self.head_dim**0.5)  # what divides them again is the same for all
         if cache is None:
@@ -221,15 +221,18 @@ class MultiHeadAttention(keras.layers.Layer):
         """Places (t,) of the tokens of x (b, t, d), where rotary positions need them; else None."""
         return ops.arange(ops.shape(x)[1], dtype="int32") + first if self.rotary else None
 
-    def _heads(self, x, count, places=None):
-        """Heads apart, and turned by their places if there are any: (b, t, n * d) to (b, t, n, d)."""
-        x = ops.reshape(x, (*ops.shape(x)[:2], count, self.head_dim))
+    def _heads(self, x, read, count, places=None):
+        """Heads apart, and turned by their places if there are any: (b, t, n * d) to (b, t, n, d).
+
+        The shape comes from what was `read` (b, t, e): onnxruntime 1.32 mistakes that of x for the shape of its rows.
+        """
+        x = ops.reshape(x, (*ops.shape(read)[:2], count, self.head_dim))
         return x if places is None else rotary(x, places, self.rotary_base, self.rotary_scaling)
 
     def _keys_and_values(self, memory, places):
         """(b, s, m, d) each."""
-        keys = self._heads(self.key_dense(memory), self.num_kv_heads, places)
-        return keys, self._heads(self.value_dense(memory), self.num_kv_heads)
+        keys = self._heads(self.key_dense(memory), memory, self.num_kv_heads, places)
+        return keys, self._heads(self.value_dense(memory), memory, self.num_kv_heads)
 
     def _attend(self, queries, keys, values, mask, causal, bias, wanted, training):
         """Answers (b, t, n, d) and, if wanted or at hand, weights, from (b, t, n, d) and (b, s, m, d) twice."""

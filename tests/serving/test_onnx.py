@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.layers.attention import MultiHeadAttention
 from pipelines import image_classification, runs
 from pipelines.config import Failure, UsageError
 from serving import export, onnx
@@ -129,3 +130,12 @@ def test_a_function_that_onnx_cannot_hold_is_told(tmp_path):
     with pytest.raises(Failure, match="Expected a"):
         onnx.convert(decode, {"image": tf.TensorSpec([None], tf.string)}, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_attention_over_texts_of_any_length_runs_in_onnxruntime(tmp_path):
+    """It takes the shape of a projection's output for that of its rows, where that shape is asked for."""
+    layer = MultiHeadAttention(2, 4)
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype("float32")
+    expected = layer(x)
+    onnx.convert(lambda x: {"y": layer(x)}, {"x": tf.TensorSpec([None, None, 8], tf.float32)}, tmp_path / "model.onnx")
+    np.testing.assert_allclose(onnx.load(tmp_path)({"x": x})["y"], expected, atol=1e-5)
