@@ -87,7 +87,8 @@ def measured(flags: argparse.Namespace) -> dict[str, Any]:
     model = gpt(flags.vocabulary, **sizes, dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
     step, state = stepper(model, keras.optimizers.Adam(1e-4))
     draws = np.random.default_rng(0).integers(0, flags.vocabulary, (flags.batch, length + 1)).astype("int32")
-    ids, value = jax.device_put(draws), None
+    ids = jax.device_put(draws)
+    value: Any = None
     begun = time.perf_counter()
     for _ in range(3):
         state, value = step(state, ids)

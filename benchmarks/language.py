@@ -17,21 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
-import sysconfig
 import tempfile
-import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import sides
+from benchmarks import sides, speculation
 from pipelines.config import quiet_tensorflow
-from pipelines.datasets import tiny_code
 
 RESULTS = Path(__file__).parent / "results" / "language.json"
 PEER = Path(__file__).parent / "torch_language.py"
@@ -45,7 +40,7 @@ class Case:
 
     name: str
     vocabulary: int
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
     batch: int = 0
     length: int = 0
     writes: tuple[tuple[int, int, int], ...] = field(default=())
@@ -55,10 +50,8 @@ class Case:
         return self.name.split()[0]
 
 
-TINY = {"width": 128, "depth": 2, "num_heads": 2, "hidden_dim": 512}
-BASE = {"width": 768, "depth": 12, "num_heads": 12, "hidden_dim": 3072}
-LARGE = {"width": 256, "depth": 6, "num_heads": 4, "hidden_dim": 1024}  # which a draft speeds up
-DRAFT = {"width": 64, "depth": 1, "num_heads": 2, "hidden_dim": 128}
+TINY: dict[str, Any] = {"width": 128, "depth": 2, "num_heads": 2, "hidden_dim": 512}
+BASE: dict[str, Any] = {"width": 768, "depth": 12, "num_heads": 12, "hidden_dim": 3072}
 CASES = (
     Case("bert tiny", 30522, TINY, 32, 64),
     Case("bert base", 30522, BASE, 8, 64),
@@ -156,7 +149,7 @@ def compared(case: Case, python: str | None, flags: argparse.Namespace) -> list[
             if what == "forward":
                 ours[name] = sides.repeating(calling(case, model, jit=jit))
             else:
-                ours[name] = sides.fitting(network(case), batch_of(case), loss(), jit=jit)
+                ours[name] = sides.fitting(network(case), batch_of(case), speculation.loss(), jit=jit)
         for name, job in names.items():
             if peer and (not job or builds(peer, {"what": what, **shape}, name)):
                 ours[name] = peer.side(what, **shape, **job)
@@ -189,80 +182,6 @@ def batch_of(case: Case) -> tuple[Any, Any]:
     return ids[:, :-1], ids[:, 0] % 2 if case.kind == "bert" else ids[:, 1:]
 
 
-def loss() -> Any:
-    import keras
-
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def windows(part: str, batch: int, length: int) -> Iterator[tuple[Any, Any]]:
-    """Batches of bytes out of Python's standard library, and the bytes after each; whole modules are held out."""
-    import numpy as np
-
-    noise = np.random.default_rng(0)
-    texts = [
-        text.encode()
-        for name, text in sorted(tiny_code.modules(Path(sysconfig.get_path("stdlib"))).items())
-        if (zlib.crc32(name.encode()) % tiny_code.TEST_SHARE == 0) == (part == "test")
-    ]
-    whole = np.frombuffer(b"".join(texts), np.uint8).astype("int32")
-    while True:
-        starts = noise.integers(0, len(whole) - length - 1, batch)
-        rows = np.stack([whole[start : start + length + 1] for start in starts])
-        yield rows[:, :-1], rows[:, 1:]
-
-
-def learned(sizes: dict[str, int], seconds: float) -> Any:
-    """A model of bytes that has learned for so long; says how well."""
-    import keras
-
-    from models.gpt import gpt
-
-    model = gpt(256, **sizes, max_length=512, dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
-    model.compile(keras.optimizers.Adam(1e-3), loss())
-    batches = windows("train", 16, 128)
-    model.train_on_batch(*next(batches))
-    end, steps, found = time.perf_counter() + seconds, 0, []
-    while time.perf_counter() < end:
-        found.append(float(model.train_on_batch(*next(batches))))
-        steps += 1
-    bits = sum(found[-20:]) / len(found[-20:]) / math.log(2) if found else float("nan")
-    print(f"a model of {model.count_params():,} parameters: {steps} steps, {bits:.2f} bits a byte", flush=True)
-    return model
-
-
-def speculation(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Greedy search against speculative decoding, of the same model on the same texts, one at a time."""
-    import tensorflow as tf
-
-    from models.layers.speculative import speculate
-
-    model, draft = learned(LARGE, flags.learn), learned(DRAFT, flags.learn)
-    prompts = [tf.constant(row[None]) for row in next(windows("test", 4, 64))[0]]
-    new, calls = 128, 0
-    greedy = tf.function(
-        lambda ids: model.generate(ids, max_new_tokens=new, temperature=0).token_ids, jit_compile=True, autograph=False
-    )
-    guess = tf.function(
-        lambda ids: speculate(model, draft, ids, max_new_tokens=new, draft_tokens=flags.draft_tokens),
-        jit_compile=True,
-        autograph=False,
-    )
-    for ids in prompts:
-        found = guess(ids)
-        calls += int(found.calls)
-        if (found.token_ids.numpy() != greedy(ids).numpy()).any():
-            raise ValueError(f"Expected the tokens of greedy search. Received: {found.token_ids} and {greedy(ids)}")
-    ways = {
-        "speculative decoding": sides.repeating(lambda: [guess(ids).token_ids.numpy() for ids in prompts]),
-        "greedy search": sides.repeating(lambda: [greedy(ids).numpy() for ids in prompts]),
-    }
-    written = len(prompts) * new
-    rows = sides.rows("bytes of modules", "generation", ways, written, flags.turns, flags.seconds)
-    about = {"model": LARGE, "draft": DRAFT, "seconds of learning": flags.learn, "tokens drafted": flags.draft_tokens}
-    return rows, about | {"tokens written": written, "calls": calls, "tokens a call": round(written / calls, 2)}
-
-
 def missed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Where a goal against transformers is missed by the better of our two ways."""
     found: dict[str, Any] = {}
@@ -292,7 +211,7 @@ def main() -> None:
         default="tiny",
         help="networks that torch.compile builds, too; of the others it takes minutes (default tiny)",
     )
-    parser.add_argument("--learn", type=float, default=30.0, help="seconds that each model of speculation learns (30)")
+    parser.add_argument("--learn", type=int, default=150, help="steps that the model of speculation learns (150)")
     parser.add_argument("--draft_tokens", type=int, default=4, help="of speculation, before each call (default 4)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON file goes")
     flags = parser.parse_args()
@@ -310,7 +229,7 @@ def main() -> None:
     for case in cases:
         content[case.name] = {"vocabulary": case.vocabulary, **case.sizes, "batch": case.batch, "tokens": case.length}
     if not flags.only or flags.only in "speculation":
-        more, content["speculation"] = speculation(flags)
+        more, content["speculation"] = speculation.compared(flags)
         rows += more
     content |= missed(rows)
     flags.out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,8 +88,8 @@ def from_pretrained(
     folder, config, preset = located(str(source), revision)
     if preset:
         with policy(dtype):
-            model, tokenizer, *said = keras_hub.load(preset, head=head, num_classes=num_classes)
-        return Pretrained(model, tokenizer, Report(preset, *said))
+            model, tokenizer, own, fresh, dropped = keras_hub.load(preset, head=head, num_classes=num_classes)
+        return Pretrained(model, tokenizer, Report(preset, own, fresh, dropped))
     family = family_of(config, folder)
     found = tensors.Tensors(folder)
     own = head_of(config, family)
