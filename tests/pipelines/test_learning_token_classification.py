@@ -11,7 +11,7 @@ import pytest
 from pipelines import token_classification as task
 
 pytestmark = pytest.mark.slow
-PROMISES = {"lstm_tagger": 0.93, "bert_token_classifier": 0.92}
+PROMISES = {"lstm_tagger": 0.94, "bert_token_classifier": 0.92}
 FLAGS = {
     "bert_token_classifier": {
         "model_args": {"positions": "rotary"},

@@ -31,11 +31,11 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 TINY = {"width": 32, "depth": 1, "num_heads": 2, "hidden_dim": 32, "max_length": 64, "dropout": 0.0}
 SMALL = {
     "model": "bert_token_classifier",
-    "limit": 240,
-    "epochs": 8,
+    "limit": 400,
+    "epochs": 12,
     "batch_size": 20,
     "max_length": 40,
-    "model_args": TINY,
+    "model_args": TINY | {"positions": "rotary"},
     "learning_rate": 1e-2,
 }
 STRANGE = [
@@ -310,7 +310,11 @@ def cli(capfd, tmp_path):
         (["--dataset", "tiny_reviews"], "Expected a data set of tokens with a tag each", 2),
         (["--max_length", "2"], "Expected --max_length of at least 3. Received: 2", 2),
         (["--word_dropout", "1"], "Expected --word_dropout in [0, 1)", 2),
-        (["--limit", "40", "--max_length", "600"], "Expected --max_length of at most 512", 2),
+        (
+            ["--model", "bert_token_classifier", "--limit", "40", "--max_length", "600"],
+            "Expected --max_length of at most 512",
+            2,
+        ),
         (["--model_args", "widht=8"], "Did you mean 'width'?", 2),
         (["--data_dir", "nowhere.conll"], "Expected --data_dir to be a file", 2),
         (["--trained", "head"], "Expected --pretrained with --trained", 2),
