@@ -5,11 +5,14 @@
     python -m pipelines.question_answering --data_dir train-v1.1.json
     python -m pipelines.question_answering --pretrained google-bert/bert-base-uncased --learning_rate 3e-5
 
-Without a flag it trains a small BERT from nothing on `tiny_questions`, generated passages about people. `--data_dir`
-takes your own JSON as SQuAD has it, or JSONL; `--dataset` any set of the TFDS catalogue with SQuAD's features;
-`--pretrained` a published BERT, RoBERTa or DistilBERT with its tokenizer. Long passages are read in windows. Served are
-a question and a passage as raw strings, and the answer with its place and its probability.
-Deviations from Devlin et al. 2019: an answer begins and ends with a word; with `--unanswerable` the probability of
+Without a flag it trains a small BERT from nothing on `tiny_questions`, generated passages about people: an F1 of at
+least 90 % on the test split (mean of three seeds), in under 5 minutes on two cores, beside 24 % of the sliding window
+of Richardson et al. 2013. `--data_dir` takes your own JSON as SQuAD has it, or JSONL; `--dataset` any set of the TFDS
+catalogue with SQuAD's features; `--pretrained` a published BERT, RoBERTa or DistilBERT with its tokenizer. Long
+passages are read in windows. Served are a question and a passage as raw strings, and the answer with its place and its
+probability.
+Deviations from Devlin et al. 2019: from nothing the model is told which words of the passage are in the question
+(`--overlap`) and has rotary positions; an answer begins and ends with a word; with `--unanswerable` the probability of
 there being no answer is among all spans, and the threshold is chosen for F1 on the validation split.
 """
 
@@ -32,7 +35,9 @@ with epy.lazy_imports():
     import tensorflow as tf
 
     from models import losses
+    from pipelines import question_answering_baselines as baselines
     from pipelines import question_answering_evaluation as evaluation
+    from pipelines import question_answering_serving as serving
     from pipelines import supervised, training
     from pipelines.datasets import questions, texts
     from pipelines.transforms import answers, spans, text
@@ -53,7 +58,6 @@ FROM_NOTHING: dict[str, Any] = {
     "attention_dropout": 0.0,
     "stddev": None,
 }
-ROWS = 64  # windows that the model reads at a time when it answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -278,11 +282,6 @@ def padding(spec: dict[str, Any]) -> int:
     return text.tokenizer(spec["tokenizer"]).pad_id if spec["tokenizer"]["kind"] == text.PUBLISHED else text.PAD
 
 
-def inputs_of(token_ids: Any, segment_ids: Any, spec: dict[str, Any]) -> Any:
-    """What the model takes."""
-    return {"token_ids": token_ids, "segment_ids": segment_ids} if spec["segments"] else token_ids
-
-
 def training_batches(data: Data, config: Config, start_step: int = 0) -> Any:
     """Endless training batches of windows of similar length from a global step on: token ids, segments, spans."""
     pad_id = padding(data.spec)
@@ -306,52 +305,7 @@ def evaluation_batches(part: Split, spec: dict[str, Any], batch_size: int = 64) 
 def finished(batch: dict[str, Any], pad_id: int, spec: dict[str, Any]) -> tuple[Any, Any]:
     """Ragged windows as the model's inputs (r, t), with few different t, and their spans (r, 2)."""
     ids = text.padded(batch["token_ids"], 8, pad_id)
-    return inputs_of(ids, text.padded(batch["segment_ids"], 8, 0), spec), batch["span"]
-
-
-def answered(model: Any, tokenizer: Any, config: Config, spec: dict[str, Any], question: Any, context: Any) -> Any:
-    """The best answers to questions (b,) about passages (b,), and what decides whether there is one.
-
-    Returns:
-        `answers`, `scores` (their probabilities), `starts` and `ends` (code points of the passage), all (b, k), the
-        best first; `no_answer_probability` (b,); `margin` (b,), how much the best score exceeds that of no answer.
-    """
-    words, pairs = preprocess(question, context, tokenizer, spec)
-    rows = (text.padded(pairs.token_ids, pad_id=tokenizer.pad_id), text.padded(pairs.segment_ids, pad_id=0))
-
-    def read(token_ids, segment_ids):
-        return model(inputs_of(token_ids, segment_ids, spec), training=False)
-
-    logits = answers.in_parts(read, rows, ROWS)  # (r, t, 2)
-    masks = ((mask & pairs.central if i == 0 else mask) for i, mask in enumerate((pairs.first, pairs.last)))
-    begins, ends = (mask.to_tensor(False) for mask in masks)  # (r, t)
-    best = answers.best_spans(logits, begins, ends, max_answer=config.max_answer_length, n_best=config.n_best)
-    found = answers.over_windows(best, pairs)
-    scores, nothing = answers.probabilities(found, unanswerable=config.unanswerable)
-    starts, ends = answers.span_of_words(words, found.starts, found.ends)
-    return {
-        "answers": spans.substring(context, starts, ends),
-        "scores": scores,
-        "starts": starts,
-        "ends": ends,
-        "no_answer_probability": nothing,
-        "margin": found.scores[:, 0] - found.null,
-    }
-
-
-def decided(found: dict[str, Any], config: Config) -> dict[str, Any]:
-    """`answered` with the one answer of each question, which is "" where there is none."""
-    silent = found["scores"][:, 0] == 0
-    if config.unanswerable:
-        silent |= found["margin"] <= (config.no_answer_threshold or 0.0)
-    best = {name: found[f"{name}s"][:, 0] for name in ("answer", "start", "end")}
-    return {
-        "answer": tf.where(silent, "", best["answer"]),
-        "score": tf.where(silent, found["no_answer_probability"], found["scores"][:, 0]),
-        "start": tf.where(silent, 0, best["start"]),
-        "end": tf.where(silent, 0, best["end"]),
-        **{name: found[name] for name in ("answers", "scores", "no_answer_probability")},
-    }
+    return serving.inputs_of(ids, text.padded(batch["segment_ids"], 8, 0), spec), batch["span"]
 
 
 def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -363,7 +317,9 @@ def serving_fn(model: Any, config: Config, spec: dict[str, Any]) -> tuple[Any, d
     tokenizer = text.tokenizer(spec["tokenizer"])
 
     def serve(question, context):
-        return decided(answered(model, tokenizer, config, spec, question, context), config)
+        words, pairs = preprocess(question, context, tokenizer, spec)
+        found = serving.answered(model, words, pairs, context, tokenizer.pad_id, config, spec)
+        return serving.decided(found, config)
 
     serve.resources = [tokenizer]  # type: ignore[attr-defined]  # for the export to track
     return serve, {name: tf.TensorSpec([None], tf.string, name=name) for name in ("question", "context")}
@@ -379,53 +335,23 @@ def more_signatures(model: Any, config: Config, spec: dict[str, Any]) -> dict[st
     """
     tokenizer = text.tokenizer(spec["tokenizer"])
 
-    def best(token_ids, segment_ids, context_mask):
-        logits = model(inputs_of(token_ids, segment_ids, spec), training=False)
-        allowed = context_mask > 0
-        found = answers.best_spans(logits, allowed, allowed, max_answer=config.max_answer_length, n_best=1)
-        scores, nothing = answers.probabilities(found, unanswerable=config.unanswerable)
-        return {
-            "start": found.starts[:, 0],
-            "end": found.ends[:, 0],
-            "score": scores[:, 0],
-            "no_answer_probability": nothing,
-            "logits": tf.cast(logits, tf.float32),
-        }
-
-    def from_token_ids(token_ids, segment_ids, context_mask):
-        return best(token_ids, segment_ids, context_mask)
-
-    def without_segments(token_ids, context_mask):
-        return best(token_ids, None, context_mask)
-
     def tokenize(question, context):
-        return windows_of(question, context, tokenizer, spec)
+        return serving.arrays_of(preprocess(question, context, tokenizer, spec)[1], tokenizer.pad_id, spec)
 
     tokenize.resources = [tokenizer]  # type: ignore[attr-defined]
-    names = ("token_ids", *(["segment_ids"] if spec["segments"] else []), "context_mask")
-    arrays = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
     raw = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("question", "context")}
-    return {
-        "from_token_ids": (from_token_ids if spec["segments"] else without_segments, arrays),
-        "tokenize": (tokenize, raw),
-    }
-
-
-def windows_of(question: Any, context: Any, tokenizer: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """The windows of questions as arrays: what `from_token_ids` takes, and `example`, the question of each row."""
-    _, pairs = preprocess(question, context, tokenizer, spec)
-    found = {"token_ids": text.padded(pairs.token_ids, pad_id=tokenizer.pad_id)}
-    if spec["segments"]:
-        found["segment_ids"] = text.padded(pairs.segment_ids, pad_id=0)
-    found["context_mask"] = tf.cast((pairs.word >= 0).to_tensor(False), tf.int32)
-    return found | {"example": tf.cast(answers.owners(pairs.splits), tf.int32)}
+    return {"from_token_ids": serving.of_arrays(model, config, spec), "tokenize": (tokenize, raw)}
 
 
 def answerer(model: Any, config: Config, spec: dict[str, Any]) -> Any:
-    """`answered`, compiled, of questions and passages."""
+    """`serving.answered`, compiled, of questions and passages."""
     tokenizer = text.tokenizer(spec["tokenizer"])
-    function = functools.partial(answered, model, tokenizer, config, spec)
-    return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
+
+    def answer(question, context):
+        words, pairs = preprocess(question, context, tokenizer, spec)
+        return serving.answered(model, words, pairs, context, tokenizer.pad_id, config, spec)
+
+    return tf.function(answer, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
 
 
 def predict(answer: Any, part: Any, batch_size: int = 64) -> dict[str, Any]:
@@ -436,30 +362,6 @@ def predict(answer: Any, part: Any, batch_size: int = 64) -> dict[str, Any]:
     found = [answer(*(tf.constant(column[here]) for column in strings)) for here in places]
     back = np.argsort(order, kind="stable")
     return {name: np.concatenate([one[name].numpy() for one in found])[back] for name in found[0]}
-
-
-def rows_of(found: dict[str, Any], part: Any) -> list[dict[str, Any]]:
-    """A row for each question of a split: what it is, what is right, and the best span."""
-    names = {"question": "question", "context": "context", "group": "group"}
-    columns = {
-        to: [one.decode("utf-8", "replace") for one in part.examples[name].numpy()] for name, to in names.items()
-    }
-    columns["truths"] = [[one.decode("utf-8", "replace") for one in row] for row in part.examples["answer"].to_list()]
-    columns["best"] = [one.decode("utf-8", "replace") for one in found["answers"][:, 0]]
-    columns |= {name: found[f"{name}s"][:, 0].tolist() for name in ("score", "start", "end")}
-    columns |= {name: found[name].tolist() for name in ("margin", "no_answer_probability")}
-    return [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
-
-
-def with_answers(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    """Rows with `answer`, as `decided` says, and whether it is `right`."""
-    for row in rows:
-        silent = config.unanswerable and row["margin"] <= (config.no_answer_threshold or 0.0)
-        row["answer"] = "" if silent else row["best"]
-        if silent:
-            row |= {"score": row["no_answer_probability"], "start": 0, "end": 0}
-        row["right"] = bool(evaluation.of_each([row["truths"]], [row["answer"]])[0][0])
-    return rows
 
 
 def windows_measured(model: Any, part: Split, spec: dict[str, Any]) -> dict[str, float]:
@@ -486,11 +388,13 @@ def evaluated(model: Any, data: Data, config: Config, folder: Path) -> tuple[Con
     The baseline is the one that is best on the test split; the others are in `baselines`.
     """
     spec, answer = data.spec, answerer(model, config, data.spec)
-    validation = rows_of(predict(answer, data.validation.questions), data.validation.questions)
+    validation = evaluation.answered_rows(predict(answer, data.validation.questions), data.validation.questions)
     config = chosen_threshold(validation, config, folder)
-    validation = with_answers(validation, config)
-    rows = with_answers(rows_of(predict(answer, data.test.questions), data.test.questions), config)
-    beside = evaluation.baselines(rows)
+    validation = evaluation.decided_rows(validation, config)
+    rows = evaluation.decided_rows(
+        evaluation.answered_rows(predict(answer, data.test.questions), data.test.questions), config
+    )
+    beside = baselines.baselines(rows)
     ranked = sorted(beside, key=lambda name: -evaluation.of_rows(rows, beside[name])["f1"])
     others = [{"model": name, **evaluation.of_rows(rows, beside[name])} for name in ranked]
     for row, other in zip(rows, beside[ranked[0]]):
@@ -601,43 +505,28 @@ def served_checks(model: Any, config: Config, spec: dict[str, Any], *, limit: in
     """
     whole = read(config).test
     part = texts.first(whole, limit or whole.count)
-    tokenizer = text.tokenizer(spec["tokenizer"])
     found = predict(answerer(model, config, spec), part)
-    chosen = np.flatnonzero(clear(found, config))
+    chosen = np.flatnonzero(serving.clear(found, config))
     part = texts.InMemory(texts.taken(part, tf.constant(chosen)), len(chosen))
-    found = {name: values[chosen] for name, values in found.items()}
-    expected = {name: np.asarray(value) for name, value in decided(found, config).items()}
-    arrays = more_signatures(model, config, spec)["from_token_ids"][0]
+    expected = serving.decided({name: values[chosen] for name, values in found.items()}, config)
+    doors = more_signatures(model, config, spec)
+    by_arrays, tokenize = doors["from_token_ids"][0], doors["tokenize"][0]
     strings = {name: part.examples[name].numpy() for name in ("question", "context")}
-    # Of one length for all batches, which ONNX takes from here.
-    whole_windows = windows_of(strings["question"], strings["context"], tokenizer, spec)
-    owner = whole_windows.pop("example").numpy()
-    whole_windows = {name: value.numpy() for name, value in whole_windows.items()}
+    rows = {name: value.numpy() for name, value in tokenize(**strings).items()}  # of one length, which ONNX takes
+    owner = rows.pop("example")
     for begin in range(0, part.count, 64):
         here = slice(begin, begin + 64)
         given = {name: value[here] for name, value in strings.items()}
-        tokens = {name: value[(owner >= begin) & (owner < begin + 64)] for name, value in whole_windows.items()}
-        alone = {
-            name: value.numpy()
-            for name, value in windows_of(given["question"], given["context"], tokenizer, spec).items()
-        }
-        by_arrays = {name: np.asarray(value) for name, value in arrays(*map(tf.constant, tokens.values())).items()}
+        tokens = {name: value[(owner >= begin) & (owner < begin + 64)] for name, value in rows.items()}
+        wanted = by_arrays(**{name: tf.constant(value) for name, value in tokens.items()})
         yield {
-            "serving_default": (given, {name: value[here] for name, value in expected.items()}),
+            "serving_default": (given, {name: np.asarray(value)[here] for name, value in expected.items()}),
             "from_token_ids": (
                 tokens,
-                {name: by_arrays[name] for name in ("score", "no_answer_probability", "logits")},
+                {name: np.asarray(wanted[name]) for name in ("score", "no_answer_probability", "logits")},
             ),
-            "tokenize": (given, alone),
+            "tokenize": (given, {name: value.numpy() for name, value in tokenize(**given).items()}),
         }
-
-
-def clear(found: dict[str, Any], config: Config, least: float = 2e-5) -> Any:
-    """Whether the order of a question's best spans, and whether it has an answer, is decided by more than rounding."""
-    scores = found["scores"]
-    apart = (scores[:, :-1] - scores[:, 1:] > least * scores[:, :1]) | (scores[:, 1:] == 0)
-    sure = np.abs(found["margin"] - (config.no_answer_threshold or 0.0)) > least
-    return apart.all(-1) & (sure | (not config.unanswerable))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What answers to questions are judged by: exact match and F1 of SQuAD, baselines without a network, pictures."""
+"""What answers to questions are judged by: exact match and F1 of SQuAD, the threshold of no answer, pictures."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ import string
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from pipelines import report
+from pipelines.datasets.stream import InMemory
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-WORDS = re.compile(r"\w+|[^\w\s]")
-SENTENCES = re.compile(r"[^.!?。！？\n]+[.!?。！？\n]*")
-NUMBERS = re.compile(r"\b(when|what year|how (many|much|old|long|far)|what (time|date|number)|in which year)\b", re.I)
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 BINS = 5  # of the lengths of passages
-
-Candidate = tuple[int, int]  # code points of a context
 
 
 def normalized(text: str) -> str:
@@ -92,6 +87,38 @@ def of_group(rows: Sequence[Mapping[str, Any]], group: str) -> dict[str, Any]:
     }
 
 
+def answered_rows(found: Mapping[str, np.ndarray], part: InMemory) -> list[dict[str, Any]]:
+    """A row for each question of a split: what it is, what is right, and the best span.
+
+    Args:
+        found: what the model answers, as arrays.
+        part: of `pipelines.datasets.questions`.
+    """
+
+    def strings(values: Iterable[bytes]) -> list[str]:
+        return [one.decode("utf-8", "replace") for one in values]
+
+    columns: dict[str, list[Any]] = {
+        name: strings(part.examples[name].numpy()) for name in ("question", "context", "group")
+    }
+    columns["truths"] = [strings(row) for row in part.examples["answer"].to_list()]
+    columns["best"] = strings(found["answers"][:, 0])
+    columns |= {name: found[f"{name}s"][:, 0].tolist() for name in ("score", "start", "end")}
+    columns |= {name: found[name].tolist() for name in ("margin", "no_answer_probability")}
+    return [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
+
+
+def decided_rows(rows: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:
+    """Rows with `answer`, "" where the threshold says that there is none, and whether it is `right`."""
+    for row in rows:
+        silent = config.unanswerable and row["margin"] <= (config.no_answer_threshold or 0.0)
+        row["answer"] = "" if silent else row["best"]
+        if silent:
+            row |= {"score": row["no_answer_probability"], "start": 0, "end": 0}
+        row["right"] = bool(of_each([row["truths"]], [row["answer"]])[0][0])
+    return rows
+
+
 def best_threshold(truths: Sequence[Sequence[str]], answers: Sequence[str], margins: np.ndarray) -> float:
     """The difference of the best span's score and that of no answer above which answering gives the best F1.
 
@@ -110,101 +137,6 @@ def best_threshold(truths: Sequence[Sequence[str]], answers: Sequence[str], marg
     middles = np.concatenate([[edges[0] + 1], (edges[1:] + edges[:-1]) / 2, [edges[-1] - 1]])
     apart = np.concatenate([[True], edges[1:] < edges[:-1], [True]])  # a threshold is between different margins
     return round(float(middles[np.argmax(np.where(apart, total, -np.inf))]), 4)
-
-
-# Baselines
-
-
-def candidates(context: str) -> list[Candidate]:
-    """Spans that could be an answer: runs of capitalized words, of numbers, and of other words that tell something."""
-    found: list[tuple[str, int, int]] = []
-    before = ""
-    for match in WORDS.finditer(context):
-        word = match[0]
-        kind = "" if not word[0].isalnum() or word.lower() in ENGLISH_STOP_WORDS else "word"
-        if kind and any(c.isdigit() for c in word):
-            kind = "number"
-        elif kind and word[0].isupper():
-            kind = "name"
-        if kind and kind == before and not context[found[-1][2] : match.start()].strip():
-            found[-1] = (kind, found[-1][1], match.end())
-        elif kind:
-            found.append((kind, match.start(), match.end()))
-        before = kind
-    return [(start, end) for _, start, end in found]
-
-
-def fitting(question: str, context: str, spans: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no word of is in the question; a number where it asks for one, and else no number. All if none is."""
-    asked = set(WORDS.findall(question.lower()))
-    new = [(a, b) for a, b in spans if not asked & set(WORDS.findall(context[a:b].lower()))]
-    wanted = bool(NUMBERS.search(question))
-    of_kind = [(a, b) for a, b in new if any(c.isdigit() for c in context[a:b]) == wanted]
-    return of_kind or new or list(spans)
-
-
-def sliding_window(question: str, context: str) -> str:
-    """The candidate whose words, with those of the question, weigh most in a window, and stand near to the question's.
-
-    The window has as many words as are looked for; a word that the passage has `c` times weighs `log(1 + 1/c)`. From
-    this the distance to the nearest word of the question is taken, as a share of the passage.
-
-    Reference: Richardson et al. 2013, "MCTest", algorithms 1 and 2; Rajpurkar et al. 2016, section 5.1.
-    """
-    matches = list(WORDS.finditer(context))
-    words = [match[0].lower() for match in matches]
-    counts = Counter(words)
-    weights = np.array([np.log1p(1 / counts[word]) for word in words])
-    asked = {word for word in WORDS.findall(question.lower()) if word[0].isalnum()}
-    telling = np.array([i for i, word in enumerate(words) if word in asked and word not in ENGLISH_STOP_WORDS])
-    hits = np.array([word in asked for word in words], "float64")
-    best, chosen = -np.inf, ""
-    for start, end in fitting(question, context, candidates(context)):
-        inside = [i for i, match in enumerate(matches) if match.start() < end and match.end() > start]
-        own = {words[i] for i in inside}
-        mask = np.maximum(hits, [word in own for word in words])
-        sums = np.concatenate([[0.0], np.cumsum(weights * mask)])
-        size = min(len(asked | own), len(words))
-        score = (sums[size:] - sums[:-size]).max()
-        if len(telling):
-            score -= (np.abs(telling[:, None] - np.array(inside)[None]).min() + 1) / max(1, len(words) - 1)
-        if score > best:
-            best, chosen = score, context[start:end]
-    return chosen
-
-
-def sentence_overlap(contexts: Sequence[str]) -> Callable[[str, str], str]:
-    """A function of a question and a passage: the first fitting candidate of the sentence that is most like the
-    question by TF-IDF, with the frequencies of the sentences of all `contexts`."""
-    terms = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
-    known = {context: SENTENCES.findall(context) or [context] for context in contexts}
-    terms.fit([sentence for found in known.values() for sentence in found])
-
-    def answer(question: str, context: str) -> str:
-        sentences = known.get(context) or [context]
-        likeness = (terms.transform(sentences) @ terms.transform([question]).T).toarray()[:, 0]
-        spans: list[Candidate] = []
-        for place in np.argsort(-likeness, kind="stable"):
-            sentence = sentences[place]
-            spans = fitting(question, sentence, candidates(sentence))
-            if spans:
-                return sentence[spans[0][0] : spans[0][1]]
-        return ""
-
-    return answer
-
-
-def baselines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """{what answers: its answers} to rows with `question`, `context` and `truths`."""
-    pairs = [(row["question"], row["context"]) for row in rows]
-    overlap = sentence_overlap(list(dict.fromkeys(context for _, context in pairs)))
-    found = {
-        "sliding window": [sliding_window(*pair) for pair in pairs],
-        "sentence of most TF-IDF": [overlap(*pair) for pair in pairs],
-    }
-    if any(not row["truths"] for row in rows):
-        found["never an answer"] = [""] * len(rows)
-    return found
 
 
 # Pictures

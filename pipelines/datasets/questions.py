@@ -187,15 +187,17 @@ def read_named(name: str) -> tuple[dict[str, list[Question]], str]:
 
 def decoded(data: tf.data.Dataset) -> Iterator[dict[str, Any]]:
     """Examples of TensorFlow Datasets as the rows that JSON has."""
-    for example in data.as_numpy_iterator():
-        answers = example["answers"]
-        row = {name: example[name].decode("utf-8", "replace") for name in ("context", "question")}
-        row["group"] = example["group"].decode() if "group" in example else ""
-        row["answers"] = {
-            "text": [one.decode("utf-8", "replace") for one in answers["text"]],
-            "answer_start": [int(one) for one in answers["answer_start"]],
-        }
-        yield row
+
+    def strings(values: Iterable[bytes]) -> list[str]:
+        return [one.decode("utf-8", "replace") for one in values]
+
+    for chunk in data.ragged_batch(1024):
+        columns = [strings(chunk[name].numpy()) for name in ("context", "question")]
+        columns.append(strings(chunk["group"].numpy()) if "group" in chunk else [""] * len(columns[0]))
+        given, starts = (chunk["answers"][name].to_list() for name in ("text", "answer_start"))
+        for context, question, group, texts, places in zip(*columns, given, starts, strict=True):
+            answers = {"text": strings(texts), "answer_start": places}
+            yield {"context": context, "question": question, "group": group, "answers": answers}
 
 
 # The user's files

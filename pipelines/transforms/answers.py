@@ -199,7 +199,7 @@ def in_parts(function: Callable[..., tf.Tensor], rows: Sequence[tf.Tensor], size
     Returns:
         float32 (r, t, 2).
     """
-    number = (tf.shape(rows[0])[0] + size - 1) // size
+    number = tf.maximum((tf.shape(rows[0])[0] + size - 1) // size, 1)
     found = tf.TensorArray(tf.float32, number, element_shape=[None, None, 2], infer_shape=False)
 
     def one(i: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
@@ -229,13 +229,19 @@ def over_windows(rows: Spans, pairs: Windows) -> Spans:
     last = tf.shape(word)[1] - 1
     starts, ends = (tf.gather(word, tf.minimum(one, last), batch_dims=1) for one in (rows.starts, rows.ends))
     scores, starts, ends = (
-        tf.reshape(together(values, rest), [tf.size(pairs.splits) - 1, -1])  # (b, w * k)
+        flattened(together(values, rest), rest)  # (b, w * k + k)
         for values, rest in ((rows.scores, NEVER), (starts, -1), (ends, -1))
     )
     best, index = tf.math.top_k(scores, k)  # (b, k)
     starts, ends = (tf.where(best > NEVER / 2, tf.gather(values, index, batch_dims=1), -1) for values in (starts, ends))
     total = tf.reduce_logsumexp(together(rows.total, NEVER), -1)
     return Spans(best, starts, ends, total, tf.reduce_min(together(rows.null, -NEVER), -1))
+
+
+def flattened(values: tf.Tensor, rest: float | int) -> tf.Tensor:
+    """(b, w, k) as (b, w * k + k), `rest` at the end: k places at the least, also of no questions."""
+    shape, k = tf.shape(values), values.shape[-1]
+    return tf.pad(tf.reshape(values, [shape[0], shape[1] * k]), [[0, 0], [0, k]], constant_values=rest)
 
 
 def probabilities(found: Spans, *, unanswerable: bool) -> tuple[tf.Tensor, tf.Tensor]:

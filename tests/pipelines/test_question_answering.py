@@ -17,7 +17,9 @@ from models.checkpoints import to_pretrained
 from models.checkpoints.tokenizers import load
 from models.losses import SpanCrossentropy
 from pipelines import question_answering as task
+from pipelines import question_answering_baselines as baselines
 from pipelines import question_answering_evaluation as evaluation
+from pipelines import question_answering_serving as serving
 from pipelines import runs
 from pipelines.config import UsageError
 from pipelines.question_answering import Config
@@ -56,7 +58,8 @@ def doors(run, tmp_path_factory):
     loaded = tf.saved_model.load(folder)
 
     def ask(name, **inputs):
-        found = loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        kinds = {"question": tf.string, "context": tf.string}
+        found = loaded.signatures[name](**{key: tf.constant(one, kinds.get(key)) for key, one in inputs.items()})
         return {key: value.numpy() for key, value in found.items()}
 
     return ask
@@ -91,7 +94,7 @@ def test_the_threshold_of_the_validation_split_is_kept_and_serves(run):
     found = {"scores": np.array([[0.5]]), "no_answer_probability": np.array([0.25]), "answers": np.array([["x"]])}
     found |= {"starts": np.array([[3]]), "ends": np.array([[4]])}
     for margin, answer, score in ((kept - 0.1, "", 0.25), (kept + 0.1, "x", 0.5)):
-        decided = task.decided(found | {"margin": np.array([margin])}, run.config)
+        decided = serving.decided(found | {"margin": np.array([margin])}, run.config)
         assert decided["answer"].numpy()[0].decode() == answer and float(decided["score"][0]) == score
         assert int(decided["start"][0]) == (3 if answer else 0)
 
@@ -123,6 +126,8 @@ def test_any_strings_get_an_answer_that_stands_where_it_says_and_neighbours_do_n
     total = together["scores"].sum(-1) + together["no_answer_probability"]
     assert (together["scores"] >= 0).all() and (total <= 1 + 1e-5).all()
     assert together["no_answer_probability"][3] == 1 and together["answer"][3] == b""
+    nothing = doors("serving_default", question=np.array([], object), context=np.array([], object))
+    assert nothing["answers"].shape == (0, 3) and nothing["answer"].shape == (0,)
     for i, context in enumerate(contexts):
         start, end = together["start"][i], together["end"][i]
         assert context.decode("utf-8", "replace")[start:end] == together["answer"][i].decode()
@@ -130,14 +135,26 @@ def test_any_strings_get_an_answer_that_stands_where_it_says_and_neighbours_do_n
         np.testing.assert_allclose(alone["scores"][0], together["scores"][i], atol=1e-5)
 
 
-def test_every_window_of_training_is_labelled_with_the_words_of_the_answer(run):
-    config = Config(**SMALL | {"limit": 64})
-    data = task.load_data(config)
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> str:
+    """A user's own file."""
+    path = tmp_path_factory.mktemp("data") / "mine.jsonl"
+    rows = [{"context": f"Nora {i} lives in Rosk.", "question": "Where is Nora?", "answer": "Rosk"} for i in range(9)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return task.load_data(Config(**SMALL))
+
+
+def test_every_window_of_training_is_labelled_with_the_words_of_the_answer(data):
     tokenizer, raw = text.tokenizer(data.spec["tokenizer"]), data.train.questions.examples
     _, pairs = task.preprocess(raw["question"], raw["context"], tokenizer, data.spec)
     owner = answers.owners(pairs.splits).numpy()
     ids, spans = data.train.windows.examples["token_ids"].to_list(), data.train.windows.examples["span"].numpy()
-    wanted = [row.to_list() for row in tokenizer.encode(raw["answer"].to_tensor("", shape=(None, 1))[:, 0])] or []
+    wanted = tokenizer.encode(raw["answer"].to_tensor("", shape=(None, 1))[:, 0]).to_list()
     found = dict.fromkeys(range(data.train.questions.count), False)
     for i, row, (start, end) in zip(owner, ids, spans, strict=True):
         if start:
@@ -148,9 +165,7 @@ def test_every_window_of_training_is_labelled_with_the_words_of_the_answer(run):
     assert [found[i] for i in found] == [bool(one) for one in raw["answer"].to_list()]
 
 
-def test_the_overlap_is_a_third_segment_of_the_passage_alone():
-    config = Config(**SMALL)
-    data = task.load_data(config)
+def test_the_overlap_is_a_third_segment_of_the_passage_alone(data, mine):
     rows = data.train.windows.examples
     for ids, segments in zip(rows["token_ids"].to_list()[:50], rows["segment_ids"].to_list()[:50]):
         begin = ids.index(text.END) + 1
@@ -158,7 +173,7 @@ def test_the_overlap_is_a_third_segment_of_the_passage_alone():
         assert segments[:begin] == [0] * begin and segments[-1] == 1
         assert segments[begin:-1] == [2 if one in asked else 1 for one in ids[begin:-1]]
     assert int(tf.reduce_max(rows["segment_ids"])) == 2
-    plain = task.load_data(Config(**SMALL | {"overlap": "no"})).train.windows.examples["segment_ids"]
+    plain = task.load_data(Config(data_dir=mine, overlap="no")).train.windows.examples["segment_ids"]
     assert int(tf.reduce_max(plain)) == 1
 
 
@@ -195,8 +210,8 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_published_checkpoint_reads_in_its_own_tokens_and_segments(kind, checkpoint):
-    config = Config(pretrained=checkpoint(kind), limit=8, max_length=64, max_question=24)
+def test_a_published_checkpoint_reads_in_its_own_tokens_and_segments(kind, checkpoint, mine):
+    config = Config(pretrained=checkpoint(kind), data_dir=mine, max_length=64, max_question=24)
     data = task.load_data(config)
     assert data.spec["segments"] == (kind == "bert") and not data.spec["overlap"]
     model = task.build_model(config, data.spec)
@@ -219,7 +234,7 @@ def test_a_published_checkpoint_reads_in_its_own_tokens_and_segments(kind, check
         ({"max_length": 60}, "--max_length of at least 72"),
         ({"stride": 0}, "--stride"),
         ({"no_answer_threshold": 1.0}, "with --unanswerable"),
-        ({"model": "bert"}, "Did you mean 'bert_question_answering'"),
+        ({"model": "bert_answering"}, "Did you mean 'bert_question_answering'"),
         ({"n_best": 0}, "--n_best"),
     ],
 )
@@ -284,12 +299,12 @@ def test_the_threshold_is_the_one_of_best_f1():
 def test_baselines_find_what_words_alone_tell_and_are_misled_by_paraphrases():
     context = "Nora Falk was born in Port Ellis. She keeps a black cat. Emil Berg was born in Tarn in 1931."
     where = "In which town was Emil Berg born?"
-    assert evaluation.sliding_window(where, context) == "Tarn"
-    assert evaluation.sliding_window("When was Emil Berg born?", context) == "1931"
-    overlap = evaluation.sentence_overlap([context])
+    assert baselines.sliding_window(where, context) == "Tarn"
+    assert baselines.sliding_window("When was Emil Berg born?", context) == "1931"
+    overlap = baselines.sentence_overlap([context])
     assert overlap(where, context) == "Tarn" and overlap("Which animal does Nora Falk own?", context) != "black cat"
-    spans = [context[a:b] for a, b in evaluation.candidates(context)]
+    spans = [context[a:b] for a, b in baselines.candidates(context)]
     assert {"Nora Falk", "Port Ellis", "black cat", "1931"} <= set(spans) and "She" not in spans
     for question, passage in (("", ""), ("?", "..."), ("谁", "漢字")):
-        assert isinstance(evaluation.sliding_window(question, passage), str)
-        assert isinstance(evaluation.sentence_overlap([passage or "x"])(question, passage), str)
+        assert isinstance(baselines.sliding_window(question, passage), str)
+        assert isinstance(baselines.sentence_overlap([passage or "x"])(question, passage), str)
