@@ -115,7 +115,9 @@ def tokenizer_state(config: Any, models: Mapping[str, Builder]) -> dict[str, Any
     except ConnectionError as error:
         raise Failure(str(error)) from error
     if found is None:
-        raise UsageError(f"Expected a checkpoint with its tokenizer's files. Received: {source}")
+        run = Path(source).expanduser().resolve().parent
+        hint = f" Its run has one: --pretrained {run}." if is_run(str(run)) else ""
+        raise UsageError(f"Expected a checkpoint with its tokenizer's files.{hint} Received: {source}")
     if found.kind not in FAMILIES[module]:
         raise UsageError(
             f"Expected a checkpoint of {', '.join(FAMILIES[module])} for {config.model}. Received: {found.kind}"

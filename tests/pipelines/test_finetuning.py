@@ -17,13 +17,22 @@ from models.checkpoints import from_pretrained, to_pretrained
 from models.checkpoints.tokenizers import load
 from models.checkpoints.transfer import transferred
 from models.xlnet import xlnet, xlnet_classifier
-from pipelines import checkpoints, finetuning, runs, training
+from pipelines import checkpoints, finetuning, report, runs, training
 from pipelines import text_classification as task
 from pipelines.config import Failure, UsageError, parse
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = {"width": 16, "depth": 2, "num_heads": 2, "hidden_dim": 16, "max_length": 24}
 WORDS = {"good": "a joy from start to end", "bad": "two dull hours"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """The pictures of the task are drawn by its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report.Figure, "tight_layout", lambda figure: None)
+        patch.setattr(report, "save", lambda figure, path: path)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +95,7 @@ def test_what_is_served_reads_strings_by_the_tokenizer_of_the_checkpoint(run, ch
         np.testing.assert_allclose(answer["probabilities"][row], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_fine_tuned_and_learns(checkpoint, reviews, tmp_path):
     folder = task.main(config(checkpoint, reviews, tmp_path, epochs=6))
     assert runs.load(folder).metrics["test"]["accuracy"] == 1
@@ -164,22 +174,24 @@ def test_a_language_model_becomes_a_classifier():
         transferred(source, "classification", num_classes=3)
 
 
-def test_a_published_xlnet_reads_single_texts_with_the_segments_of_its_tokenizer(tokenizers, reviews, tmp_path):
+def test_a_published_xlnet_reads_single_texts_with_the_segments_of_its_tokenizer(tokenizers, tmp_path):
+    """Padded at the right, as batches of the task are."""
     tokenizer = load(tokenizers / "xlnet", {"model_type": "xlnet"})
     keras.utils.set_random_seed(0)
     small = {"width": 8, "depth": 1, "num_heads": 2, "hidden_dim": 8, "stddev": 0.5}
     made = xlnet_classifier(tokenizer.vocab_size, 2, pad_id=tokenizer.pad_id, pairs=True, **small)
     folder = to_pretrained(made, tmp_path / "xlnet", tokenizer)
-    given = config(folder, reviews, tmp_path, model="xlnet_classifier", limit=40, max_length=40)
-    data = task.load_data(given)
-    model = task.build_model(given, data.spec)
-    serve, _ = task.serving_fn(model, given, data.spec)
+    given = task.Config(model="xlnet_classifier", pretrained=str(folder))
+    assert finetuning.tokenizer_state(given, task.MODELS)["source"]["kind"] == "xlnet"
+    model = finetuning.model(given, head="classification", num_classes=2)
     texts = ["A joy from start to end, film 7", "two dull hours", ""]
-    answer = serve(tf.constant(texts))["probabilities"]
-    for row, text in enumerate(texts):
-        inputs = {"token_ids": tokenizer.encode(text), "segment_ids": tokenizer.segments(text)}
-        expected = keras.ops.softmax(made({name: np.array([ids], "int32") for name, ids in inputs.items()}))[0]
-        np.testing.assert_allclose(answer[row], expected, atol=1e-5)
+    rows = [tokenizer.encode(text) for text in texts]
+    padded = [row + [tokenizer.pad_id] * (max(map(len, rows)) - len(row)) for row in rows]
+    answers = model(np.array(padded, "int32"))
+    for text, row, answer in zip(texts, rows, answers):
+        inputs = {"token_ids": row, "segment_ids": tokenizer.segments(text)}
+        expected = made({name: np.array([ids], "int32") for name, ids in inputs.items()})[0]
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
 def toy(trained: str, **more):
@@ -304,6 +316,8 @@ def test_runs_that_do_not_fit_are_refused(run, reviews, tmp_path):
             task.load_data(config(other, reviews, tmp_path, **flags))
 
     refused(UsageError, "Expected a run of xlnet with a tokenizer, for xlnet_classifier", model="xlnet_classifier")
+    made = to_pretrained(runs.load(other).model, other / "pretrained")
+    refused(UsageError, f"Its run has one: --pretrained {other}", pretrained=str(made))
     state = runs.read_json(other / "state.json")
     runs.write_json(other / "state.json", state | {"state": "failed", "error": "disk"})
     refused(UsageError, "Expected a finished run")
