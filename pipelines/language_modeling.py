@@ -10,8 +10,8 @@ Without a flag a GPT of 0.7 M parameters learns to write Python from `tiny_code`
 One pass, in 6 minutes of CPU time with all that comes after it, brings it to 1.70 bits per byte of unseen modules
 (Python 3.11.7), where an interpolated 5-gram model of bytes has 1.93. xz, which may copy whole lines of the training
 text however long ago they were, has 1.46: a library repeats itself. Deviations from GPT-2: none in the model; no
-dropout, kernels that begin at 0.08, and a small vocabulary of its own. `--data_dir` takes your own text, `--dataset` any
-set of the TFDS catalogue with a text, also one larger than memory; `--pretrained` goes on from a checkpoint.
+dropout, kernels that begin at 0.08, and a small vocabulary of its own. `--data_dir` takes your own text, `--dataset`
+any set of the TFDS catalogue with a text, also one larger than memory; `--pretrained` goes on from a checkpoint.
 """
 
 from __future__ import annotations
