@@ -7,7 +7,14 @@
     python -m pipelines.pretraining --data_dir novels --model xlnet --no-packing
     python -m pipelines.text_classification --model bert_classifier --pretrained runs/pretraining/RUN
 
-Without a flag BERT learns to name masked tokens of `tiny_code`, the modules of the standard library.
+Without a flag BERT learns to name masked tokens of `tiny_code`, the modules of the standard library, in 1,200 steps.
+Measured on `tiny_code_apart`, the same without a fifth of the functions: 40.5 % of the masked tokens of modules that it
+has not seen, where a mixture of frequencies given both neighbours names 38.6 % (and the commonest token is 2.7 %); in
+loss that mixture is still better, 3.09 nats a token against 3.16. `pretraining_data.py` makes what is predicted,
+`pretraining_evaluation.py` judges, `pretraining_serving.py` answers.
+
+Deviations: those of `transforms.corruption`, `transforms.sentence_pairs` and `models.xlnet`; the small BERT of the
+defaults has rotary positions.
 """
 
 from __future__ import annotations

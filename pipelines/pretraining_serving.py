@@ -193,7 +193,7 @@ def serving_fn(model: Any, spec: Mapping[str, Any], preprocess: Callable) -> Sig
 def more_signatures(model: Any, spec: Mapping[str, Any], preprocess: Callable) -> dict[str, Signature]:
     """Other doors.
 
-    `from_token_ids`: ids, padded with 0 at the right, to the five likeliest `token_ids` and their `probabilities`: at
+    `from_token_ids`: ids, padded with 0 at the right, to the five `likeliest` ids and their `probabilities`: at
     the first mask, or after the last token; of T5 from a `source` and a `target` so far, which starts with 0.
     `tokenize`: raw strings to such ids.
     """
@@ -204,7 +204,7 @@ def more_signatures(model: Any, spec: Mapping[str, Any], preprocess: Callable) -
 
     def named(logits):
         best, chances = likeliest(logits, tokenizer.ordinary)
-        return {"token_ids": best, "probabilities": chances}
+        return {"likeliest": best, "probabilities": chances}
 
     def at_mask(token_ids):
         mask = mask_id(tokenizer)
@@ -267,10 +267,10 @@ def checks(model: Any, spec: Mapping[str, Any], store: Any, preprocess: Callable
             logits = np.take_along_axis(model.predict_on_batch(ids), (ids != PAD).sum(-1)[:, None, None] - 1, 1)[:, 0]
     expected = {name: values.numpy() for name, values in serve(tf.constant(asked)).items()}
     best, chances = (one.numpy() for one in likeliest(logits, tokenizer.ordinary))
-    arrays = {"probabilities": chances, "token_ids": best}
+    arrays = {"probabilities": chances, "likeliest": best}
     if np.diff(-chances, axis=-1).min() < TIED:
         expected.pop("tokens", None)
-        arrays.pop("token_ids")
+        arrays.pop("likeliest")
     return {
         "serving_default": ({"text": asked}, expected),
         "from_token_ids": (given, arrays),
