@@ -6,7 +6,7 @@
     python -m pipelines.question_answering --pretrained google-bert/bert-base-uncased --learning_rate 3e-5
 
 Without a flag it trains a small BERT from nothing on `tiny_questions`, generated passages about people: an F1 of at
-least 90 % on the test split (mean of three seeds), in under 5 minutes on two cores, beside 24 % of the sliding window
+least 95 % on the test split (mean of three seeds), in under 5 minutes on two cores, beside 24 % of the sliding window
 of Richardson et al. 2013. `--data_dir` takes your own JSON as SQuAD has it, or JSONL; `--dataset` any set of the TFDS
 catalogue with SQuAD's features; `--pretrained` a published BERT, RoBERTa or DistilBERT with its tokenizer. Long
 passages are read in windows. Served are a question and a passage as raw strings, and the answer with its place and its
