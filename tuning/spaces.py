@@ -32,8 +32,14 @@ def training(hp, config: type) -> dict[str, Any]:
     default = {field.name: field.default for field in dataclasses.fields(config)}
     found = {
         "learning_rate": hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=default["learning_rate"]),
-        "batch_size": hp.Choice("batch_size", [16, 32, 64, 128], default=default["batch_size"]),
-        "optimizer": hp.Choice("optimizer", ["adam", "adamw", "nesterov", "nadam"], default=default["optimizer"]),
+        "batch_size": hp.Choice(
+            "batch_size", sorted({16, 32, 64, 128, default["batch_size"]}), default=default["batch_size"]
+        ),
+        "optimizer": hp.Choice(
+            "optimizer",
+            list(dict.fromkeys(["adam", "adamw", "nesterov", "nadam", default["optimizer"]])),
+            default=default["optimizer"],
+        ),
         "schedule": hp.Choice("schedule", ["cosine", "step", "constant"], default=default["schedule"]),
         "weight_decay": hp.Choice("weight_decay", [0.0, 1e-5, 1e-4, 1e-3, 1e-2], default=default["weight_decay"]),
         "ema": hp.Choice("ema", [0.0, 0.99], default=default["ema"]),
