@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs/results/transfer.json"
 SEEDS = (0, 1, 2)
-PRETRAINED: dict[str, Any] = {"dataset": "tiny_code_apart", "epochs": 6}
+PRETRAINED: dict[str, Any] = {"dataset": "tiny_code_apart", "sentences": "nsp", "epochs": 15}
 NOTHING: dict[str, Any] = {"steps": 1, "learning_rate": 1e-12, "evaluated": 64}
 FINETUNED: dict[str, Any] = {
     "dataset": "tiny_snippets",
