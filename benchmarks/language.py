@@ -8,7 +8,7 @@ that is repeated from memory, with dropout; generation is greedy, with a cache, 
 by XLA, as `--jit` does, and once more without it, as `model.generate` does by itself. The peer answers from
 benchmarks/torch_language.py where torch and transformers can be imported (here, or by the interpreter that
 DLE_TORCH_PYTHON names), eagerly, and as `torch.compile` makes it where that builds. All sides take turns in one run.
-Then a model and a small draft learn Python's standard library for some seconds, and the model writes on pieces of
+Then a model and a small draft learn Python's standard library for some hundred steps, and the model writes on pieces of
 held-out modules, by greedy search and by speculative decoding, token by token the same. Writes
 benchmarks/results/language.json; about six minutes on two idle cores.
 """
