@@ -29,17 +29,13 @@ POLICIES = {  # of the field `augment`
 
 def training(hp, config: type) -> dict[str, Any]:
     """Fields of a configuration: update rule, rate and its schedule, batch, regularization, augmentation."""
-    default = {field.name: field.default for field in dataclasses.fields(config)}
+    default: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(config)}
+    sizes = sorted({16, 32, 64, 128, default["batch_size"]})
+    optimizers = list(dict.fromkeys(["adam", "adamw", "nesterov", "nadam", default["optimizer"]]))
     found = {
         "learning_rate": hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=default["learning_rate"]),
-        "batch_size": hp.Choice(
-            "batch_size", sorted({16, 32, 64, 128, default["batch_size"]}), default=default["batch_size"]
-        ),
-        "optimizer": hp.Choice(
-            "optimizer",
-            list(dict.fromkeys(["adam", "adamw", "nesterov", "nadam", default["optimizer"]])),
-            default=default["optimizer"],
-        ),
+        "batch_size": hp.Choice("batch_size", sizes, default=default["batch_size"]),
+        "optimizer": hp.Choice("optimizer", optimizers, default=default["optimizer"]),
         "schedule": hp.Choice("schedule", ["cosine", "step", "constant"], default=default["schedule"]),
         "weight_decay": hp.Choice("weight_decay", [0.0, 1e-5, 1e-4, 1e-3, 1e-2], default=default["weight_decay"]),
         "ema": hp.Choice("ema", [0.0, 0.99], default=default["ema"]),
