@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -34,6 +35,13 @@ LONG = ("test_contract.py", "test_resume.py", "test_builders.py", "test_processe
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept() -> None:
+    """Frees what the file before left behind, while it is little: in a long process one sweep of all takes a minute."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

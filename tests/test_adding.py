@@ -79,6 +79,7 @@ def test_the_new_architecture_trains_and_is_listed(copy):
     assert json.loads((folder / "config.json").read_text())["model_args"] == {"depth": 1}
 
 
+@pytest.mark.slow
 def test_the_contract_holds_for_it(copy):
     said = python(copy, "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", NAME)
     assert re.search(r"\b[1-9]\d* passed", said), said

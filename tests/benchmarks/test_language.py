@@ -15,6 +15,7 @@ from benchmarks import gpt2_gpu, language, speculation
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_training_on_a_device_runs_under_jax_and_says_what_it_cost(tmp_path):
     words = ["-m", "benchmarks.gpt2_gpu", "--size", "tiny", "--steps", "2", "--batch", "2", "--length", "16"]
     words += ["--vocabulary", "50", "--precision", "float32", "--peak", "1e12", "--out", str(tmp_path / "found.json")]

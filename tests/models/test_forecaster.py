@@ -231,6 +231,7 @@ def test_pinball_and_scaled_error_against_hand_calculation():
     assert PinballLoss.from_config(PinballLoss([0.2, 0.5]).get_config()).levels == [0.2, 0.5]
 
 
+@pytest.mark.slow
 def test_a_saved_model_answers_alike_in_a_fresh_process(models, tmp_path):
     """Other backends: tests/models/test_builders.py."""
     np.savez(tmp_path / "inputs.npz", **batch())

@@ -410,6 +410,7 @@ def test_a_needle_is_one_token_with_the_asked_key_and_it_lies_where_it_was_wante
     assert places.min() >= 19 and places.max() < 30
 
 
+@pytest.mark.slow
 def test_a_needle_is_found_through_a_global_token():
     """Blocks of four: the question reaches no other way beyond the eighth token of 24."""
     attention = {"kind": "block_sparse", "block_size": 4, "window_blocks": 1, "num_global": 1}

@@ -189,6 +189,7 @@ classifier(arrays["source"], training=True)
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_answers(tmp_path):
     model = build(depth=2, cell="lstm", attention="general", scheduled_sampling=0.3, recurrent_dropout=0.1)
     found = model.generate(SOURCE, max_length=5, beam_width=3, coverage_penalty=0.1)

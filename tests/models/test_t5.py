@@ -409,6 +409,7 @@ print(json.dumps([keras.backend.backend(), found.token_ids.tolist()]))
 """
 
 
+@pytest.mark.slow
 def test_jax_loads_a_saved_model_and_generates_alike(tmp_path):
     pytest.importorskip("jax")
     made, source = tiny(), pairs()["source"]

@@ -303,6 +303,7 @@ print(json.dumps([keras.backend.backend(), keras.ops.convert_to_numpy(found.toke
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [name for name in ("jax", "torch") if find_spec(name)])
 def test_another_backend_loads_answers_and_generates_alike(backend, tmp_path):
     for name, token_ids in pairs().items():

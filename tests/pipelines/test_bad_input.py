@@ -111,6 +111,7 @@ def test_a_damaged_checkpoint_ends_a_resume_and_keeps_the_folder(cli, tmp_path, 
     assert "1 damaged files" in runs.state(folder)["error"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_nothing_that_passes_for_finished(tmp_path):
     """The limit is on the size of a file: the system answers as on a full disk, with another number."""
 

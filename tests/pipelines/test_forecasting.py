@@ -238,6 +238,7 @@ def test_future_dates_of_a_monthly_series_are_months(co2_run):
     assert np.abs(answer["forecast"] - 370).max() < 20 and "coverage" not in co2_run.metrics["test"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(co2_config, co2_run, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass

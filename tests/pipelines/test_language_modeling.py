@@ -181,6 +181,7 @@ def test_start_marks_are_not_foretold():
     assert weights.numpy().tolist() == [[0, 1, 1, 1, 0]] and after.numpy().tolist() == [[1, 5, 6, 2, 1]]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_is_continued_within_it(run, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass
@@ -338,6 +339,7 @@ def checkpoint(tmp_path_factory):
     return to_pretrained(model, folder / "tiny", tokenizer)
 
 
+@pytest.mark.slow
 def test_a_published_model_goes_on_with_its_own_tokenizer(checkpoint, folder, tmp_path):
     given = {name: SMALL[name] for name in ("batch_size", "context", "stride", "max_new_tokens", "stop")}
     config = Config(data_dir=str(folder), pretrained=str(checkpoint), steps=2, out=str(tmp_path), **given)

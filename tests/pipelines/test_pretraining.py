@@ -79,6 +79,7 @@ def test_a_finished_run_holds_what_the_contract_says(run):
     assert "[MASK]" in (run.folder / "examples.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_is_continued_within_it(run, novels, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass

@@ -98,6 +98,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_like_one_never_killed(config,
     assert_equal(undisturbed, folder)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_is_continued_within_it(config, undisturbed, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass

@@ -118,6 +118,7 @@ def test_every_tokenizer_reaches_the_model(kind):
     assert model(ids).shape == (20, 2)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_is_continued_within_it(run, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass

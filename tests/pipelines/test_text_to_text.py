@@ -162,6 +162,7 @@ def test_baselines_do_what_their_names_say():
     assert found["first sentence"] == ["a red cat sleeps here."] and found["nearest training source"] == ["cat"]
 
 
+@pytest.mark.slow
 def test_a_published_t5_is_fine_tuned_and_served_with_its_own_tokenizer(checkpoint, tmp_path):
     lines = [{"source": f"Number {n} is there.", "target": f"It is {n}."} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))

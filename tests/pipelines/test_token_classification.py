@@ -251,6 +251,7 @@ def published(tmp_path_factory):
     return to_pretrained(model, folder / "tiny", tokenizer)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_fine_tuned_and_serves_raw_strings(published, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "pictures", lambda *_: None)
     rows = [{"text": f"Ana{n} Gil lives in Oslo.", "entities": [[0, 8, "PER"], [18, 22, "LOC"]]} for n in range(10)]

@@ -241,6 +241,7 @@ for flags in ({"distribution": "mirrored"}, {}):
 """
 
 
+@pytest.mark.slow
 def test_two_mirrored_replicas_train_to_what_one_does(tmp_path):
     import subprocess
     import sys

@@ -97,6 +97,7 @@ def exported(tokenizer: PublishedTokenizer) -> tf.Module:
     return module
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_the_same_in_a_fresh_process(served, tmp_path):
     """Which knows nothing of this project."""
     module, names = tf.Module(), ("bert_uncased", "gpt2_added", "xlnet", "llama")

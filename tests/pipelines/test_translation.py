@@ -177,6 +177,7 @@ def test_a_label_stands_for_every_token(run):
     assert evaluation.drawable("9. März ␣") and not evaluation.drawable("年")
 
 
+@pytest.mark.slow
 def test_user_files_train_a_transformer_with_one_vocabulary_for_both(tmp_path):
     lines = [f"the {i} small cats saw {i % 7} dogs" for i in range(60)]
     (tmp_path / "train.src").write_text("\n".join(lines))

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipelines import runs
 from tuning import report
 
@@ -87,6 +89,7 @@ def test_an_error_of_a_worker_is_one_line(tmp_path, environment):
     assert said.count("error: ") == 1 and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_real_search_from_the_command_line(tmp_path, command):
     words = "image_classification --model mlp --trials 2 --epochs 1 --limit 100 --vary learning_rate width augment"
     done = command("tuning.search", *words.split(), "--out", tmp_path)
