@@ -4,10 +4,10 @@
     python -m docs.make_transfer runs/pretraining/RUN       with a run of these flags that is there
 
 BERT is pretrained on `tiny_code_apart`, which has no text of the test split of `tiny_snippets`, with the flags of
-`PRETRAINED`. A second run of one step at a rate of almost 0 is the same model, with the same tokenizer, from nothing.
-Both are fine-tuned on `tiny_snippets` with the same flags, `FINETUNED`, and each seed of `SEEDS`. The figures are read
-from their metrics.json into docs/results/transfer.json, which `python -m docs.make_pages` puts into the page of
-pretraining.
+`PRETRAINED`. A run of one step at a rate of almost 0 for each seed of `SEEDS` is the same model, with the same
+tokenizer, from nothing. All are fine-tuned on `tiny_snippets` with the same flags, `FINETUNED`, and each seed. The
+figures are read from their metrics.json into docs/results/transfer.json, which `python -m docs.make_pages` puts into
+the page of pretraining.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def main(pretrained: str | Path | None = None) -> None:
             pretrained, _ = run("pretraining", PRETRAINED, out)
         measured = json.loads((Path(pretrained) / "metrics.json").read_text())
         print(f"pretrained: {measured['test']} in {measured['train_seconds']} s", flush=True)
-        nothing, _ = run("pretraining", PRETRAINED | NOTHING, out)
         rows: dict[str, list[float]] = {"pretrained": [], "from nothing": []}
         linear: list[float] = []
         for seed in SEEDS:
+            nothing, _ = run("pretraining", PRETRAINED | NOTHING | {"seed": seed}, out)
             for name, source in (("pretrained", pretrained), ("from nothing", nothing)):
                 _, found = run("text_classification", FINETUNED | {"seed": seed, "pretrained": source}, out)
                 rows[name].append(found["test"]["accuracy"])

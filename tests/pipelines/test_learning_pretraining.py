@@ -50,4 +50,4 @@ def test_what_was_learned_from_text_helps_to_tell_topics_of_text_that_was_not_th
         folder = text_classification.main(config)
         accuracy.append(json.loads((folder / "metrics.json").read_text())["test"]["accuracy"])
     print(accuracy)
-    assert accuracy[0] > accuracy[1]
+    assert accuracy[0] >= accuracy[1] + 0.03
